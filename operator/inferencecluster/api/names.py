@@ -1,0 +1,40 @@
+"""Names that operator, router, engines and users share: API group, labels, annotations, ports, field managers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+GROUP: Final = "gpupools.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+CLUSTER_KIND: Final = "InferenceCluster"
+CLUSTER_PLURAL: Final = "inferenceclusters"
+POOL_KIND: Final = "EnginePool"
+POOL_PLURAL: Final = "enginepools"
+
+FIELD_MANAGER: Final = "inferencecluster-operator"
+STATUS_MANAGER: Final = "inferencecluster-operator-status"
+FINALIZER: Final = f"{GROUP}/drain"
+
+LABEL_CLUSTER: Final = f"{GROUP}/cluster"
+LABEL_POOL: Final = f"{GROUP}/pool"
+"""Home pool: prefill, decode or mixed."""
+LABEL_ROLE: Final = f"{GROUP}/role"
+LABEL_REVISION: Final = f"{GROUP}/revision"
+LABEL_COMPONENT: Final = f"{GROUP}/component"
+"""`engine` on replicas, `router` on routers."""
+COMPONENT_ENGINE: Final = "engine"
+COMPONENT_ROUTER: Final = "router"
+
+ANNOTATION_FENCED_AT: Final = f"{GROUP}/fenced-at"
+"""Unix seconds (decimal string) at which the operator asked for the fence; absent = not fenced."""
+ANNOTATION_FENCE_REASON: Final = f"{GROUP}/fence-reason"
+ANNOTATION_KV_CAPACITY: Final = f"{GROUP}/kv-capacity-tokens"
+"""KV capacity of one replica in tokens, from the pool's performance model; read by the router."""
+ANNOTATION_MAX_BATCH: Final = f"{GROUP}/max-batch-size"
+
+ENGINE_PORT: Final = 8000
+ROUTER_PORT: Final = 8080
+"""OpenAI API, /state, /healthz, /readyz and /metrics of the router."""
+OPERATOR_HTTP_PORT: Final = 8081
+"""/healthz, /readyz, /metrics and the http_sd targets (`/targets`) of the operator."""

@@ -1,0 +1,60 @@
+"""`GET /state` of a router: the fresh signals and the fence confirmations the operator reads every few seconds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Wire(BaseModel):
+    """Unknown fields are ignored on read, so that operator and router may be of neighbouring versions."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class ReplicaState(_Wire):
+    """What this router holds on one replica."""
+
+    name: str
+    uid: str
+    fenced: bool
+    """This router sends nothing new to it (fence annotation or termination seen)."""
+    ready: bool
+    in_flight: Count
+    kv_transfers: Count
+    pending_prefill_tokens: Count
+    decoding_sequences: Count
+    resident_kv_tokens: Count
+    borrowed: bool
+    """Doing mixed work although its home is prefill or decode."""
+
+
+class Totals(_Wire):
+    """Monotonic counters since `started_at`."""
+
+    requests: Count
+    prompt_tokens: Count
+    prompt_tokens_squared: Count
+    completed: Count
+    completed_output_tokens: Count
+    failed: Count
+    refused: Count
+
+
+class RouterState(_Wire):
+    """One router process. `instance` changes with every start, so that a restart never yields a negative rate."""
+
+    instance: str
+    started_at: float
+    now: float
+    held_requests: Count
+    held_tokens: Count
+    head_age_seconds: Annotated[float, Field(ge=0)]
+    mixed_requests: Count
+    synced: bool
+    """The Pod watch is up to date; an unsynced router confirms no fence."""
+    totals: Totals
+    replicas: tuple[ReplicaState, ...]
