@@ -18,7 +18,18 @@ from e2e.localkube.shell import run, succeeds
 
 BUILD_TIMEOUT_SECONDS = 1800.0
 
-ISOLATED = "unshare --mount --pid --net --fork --kill-child=SIGKILL --mount-proc --propagation private --".split()
+ISOLATED = [
+    "unshare",
+    "--mount",
+    "--pid",
+    "--net",
+    "--fork",
+    "--kill-child=SIGKILL",
+    "--mount-proc",
+    "--propagation",
+    "private",
+    "--",
+]
 
 
 @dataclass(frozen=True, slots=True)

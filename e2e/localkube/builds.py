@@ -93,7 +93,9 @@ def _link_programs(folder: Path, go: Path) -> None:
 
 
 def _copy_stages(folder: Path, go: Path) -> None:
-    module = Path(run([str(go), "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"], cwd=KWOK.sources).strip())
+    module = Path(
+        run([str(go), "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"], cwd=KWOK.sources).strip()
+    )
     texts = [(module / stage).read_text(encoding="utf-8") for stage in KWOK_STAGES]
     (folder / "stages.yaml").write_text("\n---\n".join(texts), encoding="utf-8")
 
@@ -124,7 +126,9 @@ def build(program: Program, cache: Cache, go: Path) -> None:
     if program is KUBE and f"k8s.io/kubernetes v{KUBERNETES_VERSION}\n" not in (
         KUBE.sources / "go.mod"
     ).read_text(encoding="utf-8"):
-        raise BuildError(f"kube/go.mod does not pin k8s.io/kubernetes v{KUBERNETES_VERSION}: change both together")
+        raise BuildError(
+            f"kube/go.mod does not pin k8s.io/kubernetes v{KUBERNETES_VERSION}: change both together"
+        )
     cache.binaries.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache.binaries, prefix=".building-") as temporary:
         folder = Path(temporary) / program.name
@@ -139,7 +143,17 @@ def _compile(program: Program, go: Path, target: Path) -> None:
     """Run the compiler at low priority, its output on the terminal: it runs for minutes."""
     processes = min(os.cpu_count() or 1, 4)
     argv = [
-        *("nice", "-n", "5", str(go), "build", f"-p={processes}", "-mod=readonly", "-trimpath", "-buildvcs=false"),
+        *(
+            "nice",
+            "-n",
+            "5",
+            str(go),
+            "build",
+            f"-p={processes}",
+            "-mod=readonly",
+            "-trimpath",
+            "-buildvcs=false",
+        ),
         *("-ldflags", program.linker_flags, "-o", str(target), program.package),
     ]
     environment = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"}

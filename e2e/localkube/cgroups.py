@@ -51,7 +51,17 @@ def parse_hierarchies(mounts: str) -> tuple[Hierarchy, ...]:
         if fields[2] == "cgroup2":
             found[path] = Hierarchy(path, 2, frozenset())
         else:
-            general = {"rw", "ro", "relatime", "noatime", "nosuid", "nodev", "noexec", "xattr", "clone_children"}
+            general = {
+                "rw",
+                "ro",
+                "relatime",
+                "noatime",
+                "nosuid",
+                "nodev",
+                "noexec",
+                "xattr",
+                "clone_children",
+            }
             controllers = frozenset(fields[3].split(",")) - general
             found[path] = Hierarchy(path, 1, controllers)
     return tuple(found.values())
@@ -117,7 +127,9 @@ def processes(found: Iterable[Hierarchy]) -> set[int]:
     pids: set[int] = set()
     for directory in directories(found):
         try:
-            pids.update(int(line) for line in (directory / "cgroup.procs").read_text(encoding="ascii").split())
+            pids.update(
+                int(line) for line in (directory / "cgroup.procs").read_text(encoding="ascii").split()
+            )
         except OSError:  # removed since the listing
             continue
     return pids

@@ -29,7 +29,10 @@ AUDIT_RULES: tuple[dict[str, Any], ...] = (
     {"level": "None", "resources": [{"group": "coordination.k8s.io", "resources": ["leases"]}]},
     {
         "level": "None",
-        "resources": [{"group": "", "resources": ["events"]}, {"group": "events.k8s.io", "resources": ["events"]}],
+        "resources": [
+            {"group": "", "resources": ["events"]},
+            {"group": "events.k8s.io", "resources": ["events"]},
+        ],
     },
     {"level": "None", "userGroups": ["system:nodes"]},
     {"level": "None", "users": [DNS_USER]},
@@ -70,7 +73,7 @@ def scheduler(state: State) -> str:
 
 
 def kube_proxy(state: State) -> str:
-    """iptables mode; conntrack limits stay as they are (these sysctls are read-only in a namespace)."""
+    """Iptables mode; conntrack limits stay as they are (these sysctls are read-only in a namespace)."""
     return json.dumps(
         {
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -88,7 +91,7 @@ def kube_proxy(state: State) -> str:
 
 
 def kubelet(state: State) -> str:
-    """cgroupfs driver below our own cgroup; nothing of the machine's own resources is guarded or evicted."""
+    """Cgroupfs driver below our own cgroup; nothing of the machine's own resources is guarded or evicted."""
     return json.dumps(
         {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -129,7 +132,7 @@ def kubelet(state: State) -> str:
 
 
 def containerd(state: State) -> str:
-    """containerd 1.6, CRI plugin.
+    """Settings of containerd 1.6 with its CRI plugin.
 
     `restrict_oom_score_adj`: lowering the score needs CAP_SYS_RESOURCE, which containers often lack; without
     this no Pod starts there. `netns_mounts_under_state_dir`: namespaces are mounted where the tmpfs is ours.
@@ -204,5 +207,12 @@ def write(state: State) -> None:
         file = state.config / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content, encoding="utf-8")
-    for folder in (state.logs, state.audit_log.parent, state.root / "kubelet", state.root / "volume-plugins"):
+    volume_plugins = state.root / "volume-plugins"
+    for folder in (
+        state.logs,
+        state.imported,
+        state.audit_log.parent,
+        state.root / "kubelet",
+        volume_plugins,
+    ):
         folder.mkdir(parents=True, exist_ok=True)

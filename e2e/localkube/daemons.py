@@ -22,8 +22,10 @@ ETCD_URL = "http://127.0.0.1:2379"
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """One supervised process. `after_api` daemons start once the API server is ready: their own retry
-    back-off would cost seconds otherwise."""
+    """One supervised process.
+
+    `after_api` daemons start once the API server is ready: their own retry back-off would cost seconds.
+    """
 
     name: str
     argv: tuple[str, ...]
@@ -34,7 +36,9 @@ def daemons(state: State, binaries: Path) -> tuple[Daemon, ...]:
     """Every daemon in start order; `binaries` is the folder of the built programs."""
     return (
         Daemon("etcd", (str(binaries / "etcd"), *_etcd(state)), after_api=False),
-        Daemon("containerd", ("containerd", "--config", str(state.config / "containerd.toml")), after_api=False),
+        Daemon(
+            "containerd", ("containerd", "--config", str(state.config / "containerd.toml")), after_api=False
+        ),
         Daemon("kube-apiserver", (str(binaries / "kube-apiserver"), *_api_server(state)), after_api=False),
         Daemon(
             "kube-controller-manager",

@@ -35,6 +35,11 @@ class ExtraFile:
     package: str = ""
     package_path: str = ""
 
+    def identity(self) -> str:
+        """What decides its content; a package counts by its name, so that a key needs no download."""
+        content = hash_files(self.host_path.parent, [self.host_path]) if self.host_path else ""
+        return f"{self.target}:{content}:{self.package}:{self.package_path}"
+
     def source(self, cache: Cache) -> Path:
         """Where it lies now (a package is downloaded if needed)."""
         return self.host_path or rootfs.debian_file(cache, self.package, self.package_path)
@@ -73,8 +78,8 @@ def _runtime_image(name: str) -> ImageSpec:
 
 PAUSE = ImageSpec(
     "pause",
-    PACKAGE / "images" / "pause" / "Dockerfile",
-    PACKAGE / "images" / "pause",
+    PACKAGE / "dockerfiles" / "pause" / "Dockerfile",
+    PACKAGE / "dockerfiles" / "pause",
     tag="1",
     uses_base=False,
     extra_files=(ExtraFile("busybox", host_path=Path("/bin/busybox")),),
@@ -93,8 +98,8 @@ IMAGES = (
     _runtime_image("emulated"),
     ImageSpec(
         "prometheus",
-        PACKAGE / "images" / "prometheus" / "Dockerfile",
-        PACKAGE / "images" / "prometheus",
+        PACKAGE / "dockerfiles" / "prometheus" / "Dockerfile",
+        PACKAGE / "dockerfiles" / "prometheus",
         extra_files=(ExtraFile("prometheus", package="prometheus", package_path="usr/bin/prometheus"),),
     ),
 )
@@ -127,17 +132,20 @@ def context_files(spec: ImageSpec) -> list[Path]:
     for source in copied_paths(spec.dockerfile.read_text(encoding="utf-8")):
         if source in extra:
             continue
-        matches = sorted(spec.context.glob(source.strip("/") or "*")) if source not in {".", "./"} else [spec.context]
+        matches = (
+            sorted(spec.context.glob(source.strip("/") or "*"))
+            if source not in {".", "./"}
+            else [spec.context]
+        )
         if not matches:
             raise BuildError(f"{spec.dockerfile}: COPY {source}: no such file below {spec.context}")
         found.extend(matches)
     return found
 
 
-def image_key(spec: ImageSpec, cache: Cache) -> str:
+def image_key(spec: ImageSpec) -> str:
     """Hash of everything that decides the content of the image."""
     dockerfile = spec.dockerfile.read_text(encoding="utf-8")
-    extra = [(file.target, file.source(cache)) for file in spec.extra_files]
     return hash_texts(
         BUILD_METHOD,
         spec.reference,
@@ -145,13 +153,13 @@ def image_key(spec: ImageSpec, cache: Cache) -> str:
         rootfs.base_key() if spec.uses_base else "",
         wheels.key(spec.locks) if spec.locks else "",
         hash_files(spec.context, context_files(spec)),
-        *(f"{target}:{hash_files(source.parent, [source])}" for target, source in extra),
+        *(file.identity() for file in spec.extra_files),
     )
 
 
 def archive_path(spec: ImageSpec, cache: Cache) -> Path:
     """Where the archive for the present sources lies, whether it was built yet or not."""
-    return cache.images / f"{spec.name}-{image_key(spec, cache)}.tar"
+    return cache.images / f"{spec.name}-{image_key(spec)}.tar"
 
 
 def build_image(spec: ImageSpec, cache: Cache) -> Path:
@@ -186,7 +194,10 @@ def _base_image(cache: Cache) -> str:
     reference = f"localhost/base:{rootfs.SUITE}-{rootfs.base_key()}"
     if not buildah.exists(cache, reference):
         archive = rootfs.base_archive(cache)
-        with step("base image"), tempfile.TemporaryDirectory(dir=cache.rootfs, prefix=".building-") as temporary:
+        with (
+            step("base image"),
+            tempfile.TemporaryDirectory(dir=cache.rootfs, prefix=".building-") as temporary,
+        ):
             context = Path(temporary)
             os.link(archive, context / "base.tar")
             dockerfile = context / "Dockerfile"
@@ -227,13 +238,15 @@ def build_images(cache: Cache, specs: Sequence[ImageSpec] = IMAGES) -> dict[str,
 def built_images(cache: Cache, specs: Sequence[ImageSpec] = IMAGES) -> dict[str, Path]:
     """The archives that exist for the present sources, by name; nothing is built."""
     candidates = [
-        spec for spec in specs if spec.dockerfile.is_file() and all(lock.file.is_file() for lock in spec.locks)
+        spec
+        for spec in specs
+        if spec.dockerfile.is_file() and all(lock.file.is_file() for lock in spec.locks)
     ]
     found = {spec.name: archive_path(spec, cache) for spec in candidates}
     return {name: archive for name, archive in found.items() if archive.is_file()}
 
 
-def image_references(registry: str | None, cache: Cache) -> dict[str, str]:
+def image_references(registry: str | None) -> dict[str, str]:
     """Image name -> reference for a Pod: local names, or those that `push_images` makes in `registry`.
 
     A pushed tag is the content's key, so that a node never runs an older image of the same name.
@@ -241,12 +254,12 @@ def image_references(registry: str | None, cache: Cache) -> dict[str, str]:
     if registry is None:
         return {spec.name: spec.reference for spec in IMAGES}
     prefix = registry.rstrip("/")
-    return {spec.name: f"{prefix}/{spec.name}:{image_key(spec, cache)}" for spec in IMAGES if spec is not PAUSE}
+    return {spec.name: f"{prefix}/{spec.name}:{image_key(spec)}" for spec in IMAGES if spec is not PAUSE}
 
 
 def push_images(registry: str, cache: Cache) -> dict[str, str]:
     """Build every image and push it to `registry`; returns the references. The caller holds the build lock."""
-    references = image_references(registry, cache)
+    references = image_references(registry)
     specs = {spec.name: spec for spec in IMAGES}
     for name, remote in references.items():
         archive = build_image(specs[name], cache)

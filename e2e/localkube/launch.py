@@ -28,7 +28,8 @@ else runs means that there is no instant at which a process of ours is not on th
 def init_command(state: State, binaries: Path) -> list[str]:
     """The command line that becomes process 1."""
     return [
-        *"unshare --mount --net --pid --fork --kill-child=SIGKILL --propagation private --".split(),
+        *("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child=SIGKILL"),
+        *("--propagation", "private", "--"),
         *(sys.executable, "-P", "-m", "e2e.localkube.init", str(state.root), str(binaries)),
     ]
 

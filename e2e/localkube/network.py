@@ -40,10 +40,7 @@ class Route(TypedDict, total=False):
 
 def safety_commands() -> list[list[str]]:
     """Host: refuse our ranges while no link carries them. Run before anything else exists."""
-    return [
-        f"ip route replace unreachable {cidr} metric {SAFETY_METRIC}".split()
-        for cidr in ROUTED
-    ]
+    return [f"ip route replace unreachable {cidr} metric {SAFETY_METRIC}".split() for cidr in ROUTED]
 
 
 def link_commands(init_pid: int) -> list[list[str]]:

@@ -29,7 +29,9 @@ INSTALL_TIMEOUT_SECONDS = 1200.0
 
 def missing() -> list[str]:
     """Packages of the list that dpkg does not call installed."""
-    query = run(["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\n", *PACKAGES], check=False)
+    query = run(
+        ["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\n", *PACKAGES], check=False
+    )
     return missing_in(query)
 
 

@@ -107,6 +107,11 @@ class State:
         """Written last by `up`: what runs, and from which sources."""
         return self.root / "ready.json"
 
+    @property
+    def imported(self) -> Path:
+        """One empty file per image archive that containerd has."""
+        return self.root / "imported"
+
     def log(self, component: str) -> Path:
         """Log file of one component."""
         return self.logs / f"{component}.log"

@@ -59,7 +59,9 @@ IDENTITIES = (
             f"IP:{KUBERNETES_SERVICE_IP}",
         ),
     ),
-    Identity("kubelet-server", NODE_NAME, alternative_names=(f"DNS:{NODE_NAME}", f"IP:{NODE_IP}", "IP:127.0.0.1")),
+    Identity(
+        "kubelet-server", NODE_NAME, alternative_names=(f"DNS:{NODE_NAME}", f"IP:{NODE_IP}", "IP:127.0.0.1")
+    ),
     Identity("kubelet-client", "kube-apiserver-kubelet-client", "system:masters"),
     Identity("admin", "kubernetes-admin", "system:masters"),
     Identity("kube-controller-manager", "system:kube-controller-manager"),
@@ -88,7 +90,8 @@ def request_command(state: State, identity: Identity) -> list[str]:
 
 def _new_certificate(state: State, name: str, subject: str) -> list[str]:
     return [
-        *"openssl req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -sha256".split(),
+        *("openssl", "req", "-x509", "-nodes", "-sha256"),
+        *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
         *("-days", str(VALID_DAYS), "-subj", subject),
         *("-keyout", str(state.key(name)), "-out", str(state.certificate(name))),
     ]
@@ -97,10 +100,12 @@ def _new_certificate(state: State, name: str, subject: str) -> list[str]:
 def create(state: State) -> None:
     """Write every key, certificate and kubeconfig below `state.pki`. Raises `CommandError`."""
     state.pki.mkdir(mode=0o700, parents=True)
-    run([
-        *_new_certificate(state, AUTHORITY, "/CN=localkube"),
-        *("-addext", "keyUsage=critical,keyCertSign,cRLSign,digitalSignature"),
-    ])
+    run(
+        [
+            *_new_certificate(state, AUTHORITY, "/CN=localkube"),
+            *("-addext", "keyUsage=critical,keyCertSign,cRLSign,digitalSignature"),
+        ]
+    )
     for identity in IDENTITIES:
         run(request_command(state, identity))
     private = str(state.key(SERVICE_ACCOUNT))

@@ -80,7 +80,9 @@ def _cgroups() -> list[str]:
 def _namespaces() -> list[str]:
     if succeeds(["unshare", "--mount", "--net", "--pid", "--fork", "--propagation", "private", "true"]):
         return []
-    return ["new mount, network and pid namespaces are refused (seccomp or an LSM): allow `unshare` and `mount`"]
+    return [
+        "new mount, network and pid namespaces are refused (seccomp or an LSM): allow `unshare` and `mount`"
+    ]
 
 
 def _routes() -> list[str]:
@@ -96,4 +98,6 @@ def socket_path_problem(socket: Path) -> list[str]:
     length = len(os.fsencode(socket))
     if length <= SOCKET_PATH_LIMIT:
         return []
-    return [f"{socket} has {length} bytes, a socket path at most {SOCKET_PATH_LIMIT}: set a shorter XDG_CACHE_HOME"]
+    return [
+        f"{socket} has {length} bytes, a socket path at most {SOCKET_PATH_LIMIT}: set a shorter XDG_CACHE_HOME"
+    ]

@@ -44,7 +44,13 @@ def base_archive(cache: Cache) -> Path:
             target = Path(temporary) / "base.tar"
             run(
                 [
-                    *("nice", "mmdebstrap", "--quiet", "--variant=essential", f"--include={','.join(BASE_PACKAGES)}"),
+                    *(
+                        "nice",
+                        "mmdebstrap",
+                        "--quiet",
+                        "--variant=essential",
+                        f"--include={','.join(BASE_PACKAGES)}",
+                    ),
                     *(f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in EXCLUDED),
                     *(SUITE, str(target), *_sources()),
                 ],
@@ -76,7 +82,11 @@ def debian_file(cache: Cache, package: str, path: str) -> Path:
         with tempfile.TemporaryDirectory(dir=cache.debian_files, prefix=".building-") as temporary:
             folder = Path(temporary)
             # apt downloads as the user `_apt`, which may not enter a private temporary folder.
-            run(["apt-get", "-o", "APT::Sandbox::User=root", "download", package], cwd=folder, timeout_seconds=600)
+            run(
+                ["apt-get", "-o", "APT::Sandbox::User=root", "download", package],
+                cwd=folder,
+                timeout_seconds=600,
+            )
             (archive,) = folder.glob("*.deb")
             run(["dpkg-deb", "--extract", str(archive), str(folder / "root")])
             if not (folder / "root" / path).is_file():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from inferencecluster.core.actions import Action
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import PoolCapacity
@@ -104,11 +103,3 @@ class Verdict:
 
     reason: str
     message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Explained:
-    """A list of actions with the records that explain them."""
-
-    actions: tuple[Action, ...]
-    records: tuple[DecisionRecord, ...]
