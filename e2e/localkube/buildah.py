@@ -7,7 +7,6 @@ own inside the cache; the folder for runtime state is fresh each time, so no sta
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,21 +14,15 @@ from pathlib import Path
 
 from e2e.localkube.paths import Cache
 from e2e.localkube.shell import run, succeeds
+from e2e.localkube.workspace import DIES_WITH_US, temporary_folder
 
 BUILD_TIMEOUT_SECONDS = 1800.0
 
-ISOLATED = [
-    "unshare",
-    "--mount",
-    "--pid",
-    "--net",
-    "--fork",
-    "--kill-child=SIGKILL",
-    "--mount-proc",
-    "--propagation",
-    "private",
-    "--",
-]
+ISOLATED = (
+    *DIES_WITH_US,
+    *("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child=SIGKILL"),
+    *("--mount-proc", "--propagation", "private", "--"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +40,16 @@ class Build:
 def _storage(cache: Cache) -> Iterator[list[str]]:
     """The start of a buildah command line, valid inside the block."""
     cache.buildah.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="buildah-") as runtime:
-        yield ["buildah", "--storage-driver", "overlay", "--root", str(cache.buildah), "--runroot", runtime]
+    with temporary_folder(cache.root) as runtime:
+        yield [
+            "buildah",
+            "--storage-driver",
+            "overlay",
+            "--root",
+            str(cache.buildah),
+            "--runroot",
+            str(runtime),
+        ]
 
 
 def exists(cache: Cache, reference: str) -> bool:
@@ -62,6 +63,8 @@ def build(cache: Cache, wanted: Build) -> None:
     arguments = [f"--build-arg={name}={value}" for name, value in wanted.arguments.items()]
     volumes = [f"--volume={source}:{target}:ro" for source, target in wanted.volumes.items()]
     with _storage(cache) as buildah:
+        # Working containers of builds that were killed; the build lock is held, so none is in use.
+        run([*ISOLATED, *buildah, "rm", "--all"], check=False)
         run(
             [
                 *("nice", *ISOLATED, *buildah, "bud", "--quiet", "--layers", "--pull-never"),

@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from e2e.localkube.paths import PACKAGE, Cache
 from e2e.localkube.plan import KUBERNETES_VERSION
 from e2e.localkube.progress import step
 from e2e.localkube.shell import run
+from e2e.localkube.workspace import DIES_WITH_US, temporary_folder
 
 BUILD_TIMEOUT_SECONDS = 3600.0
 """Cold, on two shared cores, the Kubernetes binary takes seven minutes."""
@@ -129,9 +129,8 @@ def build(program: Program, cache: Cache, go: Path) -> None:
         raise BuildError(
             f"kube/go.mod does not pin k8s.io/kubernetes v{KUBERNETES_VERSION}: change both together"
         )
-    cache.binaries.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache.binaries, prefix=".building-") as temporary:
-        folder = Path(temporary) / program.name
+    with temporary_folder(cache.binaries) as temporary:
+        folder = temporary / program.name
         folder.mkdir()
         _compile(program, go, folder / program.name)
         if program.finish is not None:
@@ -144,6 +143,7 @@ def _compile(program: Program, go: Path, target: Path) -> None:
     processes = min(os.cpu_count() or 1, 4)
     argv = [
         *(
+            *DIES_WITH_US,
             "nice",
             "-n",
             "5",

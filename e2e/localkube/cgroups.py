@@ -17,11 +17,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e.localkube.errors import CleanupError
+from e2e.localkube.errors import CleanupError, LocalKubeError
 from e2e.localkube.plan import CGROUP, DAEMONS_CGROUP
 
 V2_CONTROLLERS = ("cpuset", "cpu", "memory", "pids")
-"""What the kubelet needs of a version 2 hierarchy; `hugetlb` and `io` are used when present."""
+"""What the kubelet needs of a version 2 hierarchy."""
+
+V2_OPTIONAL_CONTROLLERS = ("hugetlb", "io")
+"""What it demands below its root if the machine's root has it."""
 
 POLL_SECONDS = 0.01
 
@@ -96,10 +99,20 @@ def create(found: tuple[Hierarchy, ...]) -> tuple[Path, ...]:
 
 
 def _enable_controllers(directory: Path) -> None:
-    """Version 2: let the children of `directory` use the controllers that the kubelet needs."""
+    """Version 2: let the children of `directory` use the controllers that the kubelet needs.
+
+    Raises `LocalKubeError` when the kernel refuses: a directory that holds processes (the root as a container
+    sees it) cannot delegate.
+    """
     available = (directory / "cgroup.controllers").read_text(encoding="ascii").split()
-    wanted = [f"+{name}" for name in V2_CONTROLLERS if name in available]
-    (directory / "cgroup.subtree_control").write_text(" ".join(wanted), encoding="ascii")
+    wanted = [f"+{name}" for name in (*V2_CONTROLLERS, *V2_OPTIONAL_CONTROLLERS) if name in available]
+    try:
+        (directory / "cgroup.subtree_control").write_text(" ".join(wanted), encoding="ascii")
+    except OSError as error:
+        raise LocalKubeError(
+            f"cgroup {directory} refuses to delegate {' '.join(wanted)} ({error.strerror}): "
+            "in a container, run it in the host's cgroup namespace (for example `--cgroupns=host`)"
+        ) from error
 
 
 def _inherit_cpuset(hierarchy: Hierarchy, directory: Path) -> None:

@@ -13,12 +13,13 @@ from pathlib import Path
 from e2e.localkube import builds, cgroups, configs, containerd, images, launch, pki, prepare, teardown
 from e2e.localkube.api import ApiClient, ApiError
 from e2e.localkube.errors import LocalKubeError, MissingPrivilegesError, NotRunningError, StartError
-from e2e.localkube.hashing import hash_files
+from e2e.localkube.hashing import hash_files, hash_texts
 from e2e.localkube.locks import exclusive
-from e2e.localkube.paths import LOCK_FILE, PACKAGE, Cache, State, default_cache
+from e2e.localkube.paths import LOCK_FILE, PACKAGE, Cache, State, default_cache, default_state
 from e2e.localkube.plan import COMPONENTS, GPU_CAPACITY, NODE_IP, NODE_NAME, PRIVATE_DIRECTORIES
 from e2e.localkube.privileges import missing_privileges
 from e2e.localkube.progress import step
+from e2e.localkube.workspace import building
 
 START_TIMEOUT_SECONDS = 180.0
 """Thirty times what an idle machine needs (5 s); shared CI machines are that slow at times."""
@@ -58,8 +59,8 @@ class RunningKubernetes:
 
 
 def fingerprint() -> str:
-    """Hash of every source of this package: a running Kubernetes made from others is made anew."""
-    return hash_files(PACKAGE, [PACKAGE])
+    """Hash of the Python and Go sources of this package: a running Kubernetes made from others is made anew."""
+    return hash_texts(hash_files(PACKAGE, sorted(PACKAGE.glob("*.py"))), builds.KUBE.key)
 
 
 def _describe(state: State, cache: Cache, init_pid: int) -> RunningKubernetes:
@@ -86,7 +87,10 @@ def status() -> RunningKubernetes | None:
     pid = launch.init_pid(cgroups.hierarchies())
     if pid is None or not state.marker.is_file():
         return None
-    client = ApiClient.from_state(state)
+    try:
+        client = ApiClient.from_state(state)
+    except OSError:  # `down` is removing it at this moment
+        return None
     if not client.is_ready() or not _node_is_ready(client):
         return None
     return _describe(state, default_cache(), pid)
@@ -120,8 +124,8 @@ def up(*, fresh: bool = False) -> RunningKubernetes:
         running = None if fresh or _marker_fingerprint(state) != fingerprint() else status()
         if running is None:
             teardown.remove_everything(quiet=True)
-            running = _start(State(default_cache().root / "state"), default_cache())
-    _import(images.built_images(default_cache()).values())
+            running = _start(default_state(), default_cache())
+        _import(images.built_images(default_cache()).values())
     return running
 
 
@@ -222,6 +226,24 @@ def _save_logs(state: State, cache: Cache) -> None:
         shutil.copytree(state.logs, cache.failure_logs)
 
 
+def component_pid(component: str) -> int | None:
+    """Host process id of a running daemon, for tests that kill one; None while it is not running."""
+    found = cgroups.hierarchies()
+    init_pid = launch.init_pid(found)
+    for pid in cgroups.processes(found):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            parent = int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        # Only children of process 1: a Pod may run a program of the same name.
+        if parent == init_pid and {component, f"e2e.localkube.{component}"} & {
+            Path(word.decode()).name for word in words
+        }:
+            return pid
+    return None
+
+
 def down() -> None:
     """Remove every trace of a Kubernetes of ours from this machine, in whatever state it is.
 
@@ -233,17 +255,19 @@ def down() -> None:
 
 def load_image(archive: Path) -> None:
     """Import an image archive (docker or OCI) into the running Kubernetes. Raises `NotRunningError`."""
-    require_running()
-    containerd.import_image(teardown.Footprint.recorded().state, archive)
+    with exclusive(LOCK_FILE):
+        require_running()
+        containerd.import_image(teardown.Footprint.recorded().state, archive)
 
 
 def load_images() -> dict[str, str]:
     """Build what is missing, import everything if Kubernetes is up; returns name -> reference for Pods."""
     cache = default_cache()
-    with exclusive(cache.build_lock):
+    with building(cache):
         archives = images.build_images(cache)
-    if status() is not None:
-        _import(archives.values())
+    with exclusive(LOCK_FILE):
+        if status() is not None:
+            _import(archives.values())
     return images.image_references(None)
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,14 @@ from e2e.localkube.errors import BuildError
 from e2e.localkube.hashing import hash_files, hash_texts
 from e2e.localkube.paths import PACKAGE, REPOSITORY, Cache
 from e2e.localkube.progress import step
+from e2e.localkube.workspace import temporary_folder
 
 BUILD_METHOD = "1"
 """Part of every key: raise it when the way of building changes what is built."""
 
 PIP_CONFIGURATION = "[global]\nno-index = true\nfind-links = /wheelhouse\n"
 
-BUILD_BACKEND = ("hatchling", "packaging", "pathspec", "pluggy", "setuptools", "trove-classifiers", "wheel")
+BUILD_BACKEND = ("hatchling", "packaging", "pathspec", "pluggy", "trove-classifiers")
 """What `pip install --no-build-isolation .` needs, taken from the locked development requirements."""
 
 
@@ -65,12 +65,13 @@ class ImageSpec:
 
 def _runtime_image(name: str) -> ImageSpec:
     context = REPOSITORY / "runtime_images" / name
+    own_lock = context / "requirements.lock"
     return ImageSpec(
         f"{name}-engine",
         context / "Dockerfile",
         context,
         locks=(
-            wheels.Lock(context / "requirements.lock"),
+            wheels.Lock(own_lock if own_lock.exists() else REPOSITORY / "requirements.lock"),
             wheels.Lock(REPOSITORY / "requirements-dev.lock", BUILD_BACKEND),
         ),
     )
@@ -175,9 +176,7 @@ def build_image(spec: ImageSpec, cache: Cache) -> Path:
             current.cached()
             return archive
         arguments = {"BASE_IMAGE": _base_image(cache)} if spec.uses_base else {}
-        cache.images.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache.images, prefix=".building-") as temporary:
-            folder = Path(temporary)
+        with temporary_folder(cache.images) as folder:
             context = folder / "context"
             _stage(spec, cache, context)
             volumes = _offline_pip(spec, cache, folder)
@@ -194,11 +193,7 @@ def _base_image(cache: Cache) -> str:
     reference = f"localhost/base:{rootfs.SUITE}-{rootfs.base_key()}"
     if not buildah.exists(cache, reference):
         archive = rootfs.base_archive(cache)
-        with (
-            step("base image"),
-            tempfile.TemporaryDirectory(dir=cache.rootfs, prefix=".building-") as temporary,
-        ):
-            context = Path(temporary)
+        with step("base image"), temporary_folder(cache.rootfs) as context:
             os.link(archive, context / "base.tar")
             dockerfile = context / "Dockerfile"
             dockerfile.write_text("FROM scratch\nADD base.tar /\n", encoding="utf-8")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import platform
 import shutil
-import tempfile
 from pathlib import Path
 
-from e2e.localkube.errors import BuildError
+from e2e.localkube.errors import BuildError, CommandError
 from e2e.localkube.hashing import hash_texts
 from e2e.localkube.paths import Cache
 from e2e.localkube.progress import step
 from e2e.localkube.shell import run
+from e2e.localkube.workspace import DIES_WITH_US, temporary_folder
 
 SUITE = "bookworm"
 PYTHON_VERSION = "3.11"
@@ -25,6 +25,7 @@ SOURCES = (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/source
 """Where a Debian host names its mirror; used when it is of the same suite."""
 
 BUILD_TIMEOUT_SECONDS = 900.0
+DOWNLOAD_TIMEOUT_SECONDS = 600.0
 
 
 def base_key() -> str:
@@ -39,12 +40,12 @@ def base_archive(cache: Cache) -> Path:
         if archive.exists():
             current.cached()
             return archive
-        cache.rootfs.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache.rootfs, prefix=".building-") as temporary:
-            target = Path(temporary) / "base.tar"
+        with temporary_folder(cache.rootfs) as temporary:
+            target = temporary / "base.tar"
             run(
                 [
                     *(
+                        *DIES_WITH_US,
                         "nice",
                         "mmdebstrap",
                         "--quiet",
@@ -78,15 +79,8 @@ def debian_file(cache: Cache, package: str, path: str) -> Path:
         if target.is_file():
             current.cached()
             return target
-        cache.debian_files.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache.debian_files, prefix=".building-") as temporary:
-            folder = Path(temporary)
-            # apt downloads as the user `_apt`, which may not enter a private temporary folder.
-            run(
-                ["apt-get", "-o", "APT::Sandbox::User=root", "download", package],
-                cwd=folder,
-                timeout_seconds=600,
-            )
+        with temporary_folder(cache.debian_files) as folder:
+            _download(package, folder)
             (archive,) = folder.glob("*.deb")
             run(["dpkg-deb", "--extract", str(archive), str(folder / "root")])
             if not (folder / "root" / path).is_file():
@@ -94,3 +88,14 @@ def debian_file(cache: Cache, package: str, path: str) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(folder / "root" / path, target)
     return target
+
+
+def _download(package: str, folder: Path) -> None:
+    """The .deb file of `package` into `folder`; the package lists are fetched first if they are missing."""
+    # apt downloads as the user `_apt`, which may not enter a private temporary folder.
+    argv = ["apt-get", "-o", "APT::Sandbox::User=root", "download", package]
+    try:
+        run(argv, cwd=folder, timeout_seconds=DOWNLOAD_TIMEOUT_SECONDS)
+    except CommandError:
+        run(["apt-get", "update"], timeout_seconds=DOWNLOAD_TIMEOUT_SECONDS)
+        run(argv, cwd=folder, timeout_seconds=DOWNLOAD_TIMEOUT_SECONDS)

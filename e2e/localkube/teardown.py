@@ -32,6 +32,11 @@ class Footprint:
         content = {"state": str(self.state.root), "mountPoints": [str(path) for path in self.mount_points]}
         LOCK_FILE.write_text(json.dumps(content), encoding="utf-8")
 
+    @staticmethod
+    def forget() -> None:
+        """Empty the record: what was removed may be made again by others, and is theirs then."""
+        LOCK_FILE.write_text("", encoding="utf-8")
+
     @classmethod
     def recorded(cls) -> Footprint:
         """The last record; the default state when there is none (or half of one)."""
@@ -90,6 +95,7 @@ def remove_everything(*, quiet: bool = False) -> None:
             _remove_if_empty(path)
     if left := leftovers():
         raise CleanupError(left)
+    Footprint.forget()
 
 
 def _remove_if_empty(directory: Path) -> None:

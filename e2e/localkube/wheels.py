@@ -7,16 +7,17 @@ import platform
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from e2e.localkube.errors import BuildError
 from e2e.localkube.hashing import hash_texts
 from e2e.localkube.paths import Cache
 from e2e.localkube.progress import step
 from e2e.localkube.rootfs import PYTHON_VERSION
 from e2e.localkube.shell import run, succeeds
+from e2e.localkube.workspace import temporary_folder
 
 GLIBC_MINOR = 36
 """Of Debian 12: a wheel may ask for this glibc or an older one."""
@@ -45,18 +46,25 @@ def normalized(name: str) -> str:
 
 
 def select(lock: str, only: Sequence[str]) -> str:
-    """The entries of a lock file for the distributions `only` (all, when empty), continuation lines included."""
+    """The entries of a lock file for the distributions `only` (all, when empty), continuation lines included.
+
+    Raises `BuildError` for a distribution that the lock does not hold.
+    """
     if not only:
         return lock
     wanted = {normalized(name) for name in only}
+    found: set[str] = set()
     kept: list[str] = []
     keeping = False
     for line in lock.splitlines():
         match = re.match(r"([A-Za-z0-9][\w.-]*)(\[[^]]*\])?\s*==", line)
         if match:
             keeping = normalized(match[1]) in wanted
+            found.add(normalized(match[1]))
         if keeping:
             kept.append(line)
+    if absent := sorted(wanted - found):
+        raise BuildError(f"the lock file has no {', '.join(absent)}: add them to it and lock again")
     return "\n".join(kept) + "\n"
 
 
@@ -82,12 +90,11 @@ def wheelhouse(cache: Cache, locks: Sequence[Lock]) -> Path:
         if folder.is_dir():
             current.cached()
             return folder
-        cache.wheels.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache.wheels, prefix=".building-") as temporary:
-            target = Path(temporary) / "wheels"
+        with temporary_folder(cache.wheels) as temporary:
+            target = temporary / "wheels"
             target.mkdir()
             for number, lock in enumerate(locks):
-                requirements = Path(temporary) / f"{number}.txt"
+                requirements = temporary / f"{number}.txt"
                 requirements.write_text(lock.text(), encoding="utf-8")
                 _download(cache, requirements, target)
             target.rename(folder)

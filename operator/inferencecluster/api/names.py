@@ -38,3 +38,10 @@ ROUTER_PORT: Final = 8080
 """OpenAI API, /state, /healthz, /readyz and /metrics of the router."""
 OPERATOR_HTTP_PORT: Final = 8081
 """/healthz, /readyz, /metrics and the http_sd targets (`/targets`) of the operator."""
+
+CLUSTER_SHORT_NAME: Final = "ic"
+POOL_SHORT_NAME: Final = "icpool"
+"""Not `ep`, which is the built-in short name of Endpoints."""
+
+MAX_CLUSTER_NAME_LENGTH: Final = 39
+"""The longest child name is a router Pod, `<cluster>-router-<10>-<5>`: 24 characters of the 63 of a label value and host name."""

@@ -1,0 +1,55 @@
+# The two commands: `make demo` runs the main job end to end, `make test` proves everything.
+# Both install what they need on a fresh Debian 12 (root, Python 3.11+) and can be run again at any time.
+
+PYTHON ?= python3
+VENV   := .venv
+RUN    := $(VENV)/bin/python
+MINUTES ?= 6
+export PYTHONDONTWRITEBYTECODE = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help env kubernetes demo test unit lint format e2e generate bench-router clean-cluster clean
+
+help: ## what can be made
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+env: ## the Python environment (.venv)
+	@$(PYTHON) -m e2e.bootstrap
+
+kubernetes: env ## the embedded Kubernetes, up, with all images (or yours: KUBECONFIG=... IMAGE_REGISTRY=...)
+	@$(RUN) -m e2e.localkube up
+	@$(RUN) -m e2e.localkube images
+
+demo: env ## a trace through three pools that follow it: make demo [TRACE=file.csv] [MINUTES=10]
+	@$(RUN) -m e2e.demo --minutes $(MINUTES) $(if $(TRACE),--trace $(TRACE)) $(DEMO_ARGS)
+
+test: lint unit e2e ## everything: lint, unit tests, end-to-end tests on the embedded Kubernetes
+
+lint: env ## ruff, mypy --strict, the rings (import-linter), generated files
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy operator/inferencecluster e2e tests runtime_images/emulated/src runtime_images/trtllm/src benches
+	@$(VENV)/bin/lint-imports
+	@$(RUN) -m inferencecluster.api.crd --check crds
+
+unit: env ## unit tests with branch coverage (seconds to a few minutes)
+	@$(RUN) -m pytest tests --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+e2e: env ## end-to-end tests on the embedded Kubernetes
+	@$(RUN) -m pytest e2e -m e2e $(PYTEST_ARGS)
+
+generate: env ## rewrite generated files: CRDs
+	@$(RUN) -m inferencecluster.api.crd crds
+
+format: env ## format the code
+	@$(VENV)/bin/ruff format .
+	@$(VENV)/bin/ruff check --fix --select I .
+
+bench-router: env ## added latency and highest rate of the router beside a direct call
+	@$(RUN) -m benches.router
+
+clean-cluster: ## stop the embedded Kubernetes: no process, mount, link, route or cgroup stays
+	@$(PYTHON) -m e2e.localkube down
+
+clean: clean-cluster ## also remove the environment and build results (the cache in ~/.cache stays)
+	@rm -rf $(VENV) build dist

@@ -1,0 +1,91 @@
+"""The Python environment of the project, made by whatever Python >= 3.11 runs this: `python3 -m e2e.bootstrap`.
+
+Standard library only. Running it again does nothing while the lock file, the package metadata and the
+interpreter are the same; an interrupted run starts over, because the stamp is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from e2e.localkube.progress import step
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"
+STAMP = VENV / "bootstrap.sha256"
+LOCK = ROOT / "requirements-dev.lock"
+MINIMUM_PYTHON = (3, 11)
+
+
+class BootstrapError(Exception):
+    """The environment could not be made; the message says what to do."""
+
+
+def fingerprint() -> str:
+    """Hash of everything the environment is made from."""
+    digest = hashlib.sha256()
+    for part in (sys.version, str(VENV), LOCK.read_text(), (ROOT / "pyproject.toml").read_text()):
+        digest.update(part.encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def run(*command: str) -> None:
+    """Run quietly; on failure show what the command said. Raises `BootstrapError`."""
+    result = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if result.returncode != 0:
+        raise BootstrapError(f"`{' '.join(command)}` exited {result.returncode}:\n{result.stdout}")
+
+
+def ensure_venv_module() -> None:
+    """Debian ships Python without ensurepip: bring its package when this Python has none."""
+    try:
+        import ensurepip  # noqa: F401, PLC0415  (only its presence matters)
+    except ImportError:
+        if os.geteuid() != 0 or shutil.which("apt-get") is None:
+            raise BootstrapError(
+                "this Python has no ensurepip: install python3-venv, or run as root on Debian"
+            ) from None
+        run("apt-get", "update", "-qq")
+        run("apt-get", "install", "-qq", "-y", "--no-install-recommends", "python3-venv")
+
+
+def make_environment() -> None:
+    """A fresh virtual environment with the locked dependencies and the project itself, editable."""
+    shutil.rmtree(VENV, ignore_errors=True)
+    ensure_venv_module()
+    run(sys.executable, "-m", "venv", str(VENV))
+    pip = (str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--no-input")
+    run(*pip, "install", "--quiet", "--require-hashes", "--requirement", str(LOCK))
+    run(*pip, "install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", ".")
+
+
+def main() -> int:
+    """Make the environment when it is missing or stale; 0, or 1 with the reason on standard error."""
+    if sys.version_info < MINIMUM_PYTHON:
+        found = ".".join(map(str, sys.version_info[:2]))
+        print(f"Python {found} is too old: run make with PYTHON=python3.11 or newer", file=sys.stderr)
+        return 1
+    try:
+        with step("Python environment") as current:
+            wanted = fingerprint()
+            if STAMP.is_file() and STAMP.read_text() == wanted:
+                current.cached()
+            else:
+                make_environment()
+                STAMP.write_text(wanted)
+    except BootstrapError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

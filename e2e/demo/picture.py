@@ -1,0 +1,71 @@
+"""Demand and pool sizes over time, as one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from e2e.demo.monitor import POOLS, Sample
+from e2e.demo.scenario import Scenario
+
+COLOURS = {"prefill": "#d1495b", "decode": "#00798c", "mixed": "#edae49"}
+BIN_SECONDS = 10.0
+"""Width of a demand bin: some hundred requests, so that Poisson noise does not hide the shape."""
+
+
+def draw(scenario: Scenario, samples: Sequence[Sample], path: Path) -> None:
+    """Write an SVG or PNG (by suffix): offered tokens per second above, ready replicas and GPUs below."""
+    import matplotlib as mpl  # noqa: PLC0415  (a second of imports that only the end of a run needs)
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    figure, (demand, sizes, gpus) = plt.subplots(
+        3, 1, figsize=(11, 8), sharex=True, height_ratios=(2, 3, 1.5)
+    )
+    for label, colour, weights in (
+        ("prompt tokens/s (prefill)", COLOURS["prefill"], [r.prompt_tokens for r in scenario.requests]),
+        ("output tokens/s (decode)", COLOURS["decode"], [r.output_tokens for r in scenario.requests]),
+    ):
+        times, rates = _rates([request.at for request in scenario.requests], weights, scenario.seconds)
+        demand.step(times, rates, where="post", color=colour, label=label)
+    demand.set_ylabel("offered tokens/s")
+    demand.set_yscale("log")
+    demand.legend(loc="upper right", fontsize=8)
+    at = [sample.at for sample in samples]
+    for name in POOLS:
+        ready = [sample.pools[name].ready for sample in samples]
+        desired = [sample.pools[name].desired for sample in samples]
+        sizes.step(at, ready, where="post", color=COLOURS[name], label=f"{name} ready")
+        sizes.step(at, desired, where="post", color=COLOURS[name], linestyle=":", linewidth=1)
+    sizes.set_ylabel("replicas (dotted: desired)")
+    sizes.legend(loc="upper right", fontsize=8)
+    gpus.step(at, [sample.gpus for sample in samples], where="post", color="#30343f", label="held by Pods")
+    gpus.step(
+        at,
+        [sample.budget for sample in samples],
+        where="post",
+        color="#30343f",
+        linestyle="--",
+        label="budget",
+    )
+    gpus.set_ylabel("GPUs")
+    gpus.set_ylim(bottom=0)
+    gpus.set_xlabel(f"seconds of the replay ({scenario.compression:.1f}x faster than recorded)")
+    gpus.legend(loc="upper right", fontsize=8)
+    figure.suptitle(scenario.name)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def _rates(times: Sequence[float], weights: Sequence[int], seconds: float) -> tuple[list[float], list[float]]:
+    edges = [index * BIN_SECONDS for index in range(int(seconds / BIN_SECONDS) + 2)]
+    totals = [0.0] * (len(edges) - 1)
+    for time, weight in zip(times, weights, strict=True):
+        totals[min(int(time / BIN_SECONDS), len(totals) - 1)] += weight
+    return edges[:-1], [
+        max(total / (b - a), 0.1) for total, (a, b) in zip(totals, pairwise(edges), strict=True)
+    ]

@@ -1,0 +1,22 @@
+"""Image references for Pods, and the way into a registry of the user."""
+
+from __future__ import annotations
+
+from e2e.localkube import images
+from e2e.localkube.paths import default_cache
+from e2e.localkube.workspace import building
+
+
+def image_references(registry: str | None = None) -> dict[str, str]:
+    """Image name -> reference to put into a Pod: local ones, or those of `push_images(registry)`."""
+    return images.image_references(registry)
+
+
+def push_images(registry: str) -> dict[str, str]:
+    """Build every image, push it to `registry` (host and path prefix); returns name -> reference.
+
+    Nothing of localkube is started. Raises `BuildError` and `CommandError`.
+    """
+    cache = default_cache()
+    with building(cache):
+        return images.push_images(registry, cache)

@@ -1,0 +1,45 @@
+"""`spec.router`: the data plane that clients talk to."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from inferencecluster.api.placement import ContainerResources
+from inferencecluster.api.scalars import Annotations, Image
+from inferencecluster.api.schema import DEFAULTED, ApiModel
+
+
+class ServiceType(StrEnum):
+    """core/v1 `ServiceType`, as far as it fits a router."""
+
+    CLUSTER_IP = "ClusterIP"
+    LOAD_BALANCER = "LoadBalancer"
+
+
+class RouterService(ApiModel):
+    """The Service in front of the routers."""
+
+    type: Annotated[ServiceType, DEFAULTED] = ServiceType.CLUSTER_IP
+    """ClusterIP, or LoadBalancer to reach the router from outside; it speaks plain HTTP without authentication."""
+    annotations: Annotations = Field(default_factory=dict)
+    """Annotations of the Service, such as the cloud's load balancer settings."""
+
+
+class Router(ApiModel):
+    """The routers of this cluster."""
+
+    replicas: Annotated[int, Field(ge=1, le=32), DEFAULTED] = 1
+    """Router processes; each sees all replicas."""
+    overflow_tokens: Annotated[int, Field(ge=0, le=100_000_000), DEFAULTED] = 8192
+    """Pending prompt tokens on the best prefill replica above which a request goes to mixed or borrowed replicas."""
+    max_queue_seconds: Annotated[int, Field(ge=1, le=3600), DEFAULTED] = 30
+    """A request that waits longer for a replica is refused with 429 and Retry-After."""
+    image: Image | None = None
+    """Container image of the router; absent means the operator's own."""
+    resources: ContainerResources | None = None
+    """CPU and memory of one router; absent means the operator's default."""
+    service: Annotated[RouterService, DEFAULTED] = RouterService()
+    """Service in front of the routers."""

@@ -1,0 +1,110 @@
+"""`spec.slo`, `spec.budget` and `spec.scaling`: what to reach, what to stay under and how fast to move."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from pydantic import ConfigDict, Field
+
+from inferencecluster.api.scalars import DAY_SECONDS, MAX_BUDGET_GPUS
+from inferencecluster.api.schema import ATOMIC, DEFAULTED, ApiModel, Rule, rules
+from inferencecluster.core.spec import PolicyType, ScalingMode, SelectPolicy
+
+UP_WINDOW_SECONDS: Final = 0
+"""HPA's default: up at once."""
+DOWN_WINDOW_SECONDS: Final = 300
+"""HPA's default: down to the largest size wanted in the last five minutes."""
+
+
+class SloTargets(ApiModel):
+    """Latency that requests should meet."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                rule="self.itlMilliseconds <= self.ttftMilliseconds",
+                message="itlMilliseconds must not exceed ttftMilliseconds, because the first token "
+                "takes at least one step: swap them if they are mixed up, or raise ttftMilliseconds",
+                detail="itlMilliseconds %d exceeds ttftMilliseconds %d, but the first token takes at least one step: "
+                "swap them if they are mixed up, or raise ttftMilliseconds",
+                values=("self.itlMilliseconds", "self.ttftMilliseconds"),
+                path=".itlMilliseconds",
+            )
+        )
+    )
+
+    percentile: Annotated[int, Field(ge=50, le=99), DEFAULTED] = 90
+    """Share of requests, in per cent, that should meet both targets."""
+    ttft_milliseconds: Annotated[int, Field(ge=10, le=600_000)]
+    """Time to first token, from arrival at the router, in milliseconds."""
+    itl_milliseconds: Annotated[int, Field(ge=1, le=10_000)]
+    """Inter-token latency: mean time between two output tokens of a request, in milliseconds."""
+
+
+class Budget(ApiModel):
+    """What the cluster may take at most."""
+
+    gpus: Annotated[int, Field(ge=1, le=MAX_BUDGET_GPUS)]
+    """Hard cap on the GPUs of all existing replicas at every instant: starting, draining and Pending ones count."""
+
+
+class ScalingPolicy(ApiModel):
+    """autoscaling/v2 `HPAScalingPolicy`: most change within a period."""
+
+    type: PolicyType
+    """Pods (replicas) or Percent of the current size."""
+    value: Annotated[int, Field(ge=1, le=10_000)]
+    """Replicas or per cent."""
+    period_seconds: Annotated[int, Field(ge=1, le=1800)]
+    """Length of the period."""
+
+
+class ScalingRules(ApiModel):
+    """autoscaling/v2 `HPAScalingRules` for one direction."""
+
+    stabilization_window_seconds: Annotated[int, Field(ge=0, le=3600)] | None = None
+    """How far back wishes count; absent means 0 for scaleUp and 300 for scaleDown."""
+    select_policy: SelectPolicy = SelectPolicy.MAX
+    """Which of several policies binds; Disabled forbids the direction. Absent means Max."""
+    policies: Annotated[tuple[ScalingPolicy, ...], Field(max_length=8), ATOMIC] = ()
+    """Limits on the rate of change; none means that a change happens in one step."""
+
+
+class ScalingBehavior(ApiModel):
+    """autoscaling/v2 `HorizontalPodAutoscalerBehavior`, for each pool."""
+
+    scale_up: ScalingRules = ScalingRules()
+    """Growing. Absent means at once and in one step."""
+    scale_down: ScalingRules = ScalingRules()
+    """Shrinking. Absent means after a stabilisation window of 300 seconds."""
+
+
+class Scaling(ApiModel):
+    """Who decides the sizes of the pools, how often and with which limits."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                rule="self.expectedBootSeconds <= self.startupTimeoutSeconds",
+                message="expectedBootSeconds must not exceed startupTimeoutSeconds, "
+                "or every replica would be given up: raise startupTimeoutSeconds or lower expectedBootSeconds",
+                detail="expectedBootSeconds %d exceeds startupTimeoutSeconds %d, so every replica would be given up: "
+                "raise startupTimeoutSeconds or lower expectedBootSeconds",
+                values=("self.expectedBootSeconds", "self.startupTimeoutSeconds"),
+                path=".expectedBootSeconds",
+            )
+        )
+    )
+
+    mode: Annotated[ScalingMode, DEFAULTED] = ScalingMode.AUTOMATIC
+    """Automatic; Recommend: decide and explain, change nothing; External: HPA, KEDA or people scale the EnginePools; Fixed: every pool stays at minReplicas."""
+    interval_seconds: Annotated[int, Field(ge=1, le=600), DEFAULTED] = 15
+    """Time between two sizing decisions."""
+    expected_boot_seconds: Annotated[int, Field(ge=1, le=7200), DEFAULTED] = 120
+    """Time from creating a replica to its readiness, until measured boots replace it."""
+    startup_timeout_seconds: Annotated[int, Field(ge=1, le=DAY_SECONDS), DEFAULTED] = 1800
+    """A replica that is Pending or starting for longer is given up, and the wish lowered to what the nodes hold."""
+    drain_timeout_seconds: Annotated[int, Field(ge=1, le=DAY_SECONDS), DEFAULTED] = 1800
+    """A draining replica is deleted after this time even with work in flight; status tells."""
+    behavior: ScalingBehavior = ScalingBehavior()
+    """Stabilisation windows and rate limits per direction, with the HorizontalPodAutoscaler's own field names."""
