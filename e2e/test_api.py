@@ -149,7 +149,8 @@ CROSS_FIELD_REFUSALS = [
     ),
     pytest.param(
         cluster(
-            budget={"gpus": 8}, pools={"prefill": pool(minReplicas=2), "decode": pool(minReplicas=4), "mixed": pool()}
+            budget={"gpus": 8},
+            pools={"prefill": pool(minReplicas=2), "decode": pool(minReplicas=4), "mixed": pool()},
         ),
         "spec.budget.gpus",
         "budget.gpus is 8, but the minimums need 14 GPUs (prefill 4, decode 8, mixed 2): "
@@ -212,7 +213,7 @@ CROSS_FIELD_REFUSALS = [
         id="GPUs as an extra resource",
     ),
     pytest.param(
-        prefill(extraResources={"memory": "4Gi"}),
+        prefill(extraResources={"memory": 4}),
         "spec.pools.prefill.extraResources",
         "cpu, memory and ephemeral-storage belong into resources",
         id="memory as an extra resource",
@@ -315,13 +316,18 @@ CROSS_FIELD_REFUSALS = [
         named("llama.3"), "InferenceCluster", "metadata.name must be a DNS label", id="a name with a dot"
     ),
     pytest.param(
-        named("3-llama"), "InferenceCluster", "that starts with a letter", id="a name that no Service can have"
+        named("3-llama"),
+        "InferenceCluster",
+        "that starts with a letter",
+        id="a name that no Service can have",
     ),
 ]
 
 FIELD_REFUSALS = [
     pytest.param("slo.ttftMilliseconds", "400ms", "must be of type integer", id="a unit in an integer"),
-    pytest.param("slo.ttftMilliseconds", 0.4, "must be of type integer", id="seconds instead of milliseconds"),
+    pytest.param(
+        "slo.ttftMilliseconds", 0.4, "must be of type integer", id="seconds instead of milliseconds"
+    ),
     pytest.param("slo.ttftMilliseconds", 9, "greater than or equal to 10", id="an impossible TTFT"),
     pytest.param("slo.itlMilliseconds", 0, "greater than or equal to 1", id="an ITL of nothing"),
     pytest.param("slo.percentile", 100, "less than or equal to 99", id="every request"),
@@ -330,24 +336,36 @@ FIELD_REFUSALS = [
     pytest.param("budget.gpus", "8", "must be of type integer", id="a budget in quotes"),
     pytest.param("pools.prefill.minReplicas", -1, "greater than or equal to 0", id="negative replicas"),
     pytest.param("pools.prefill.maxReplicas", 1001, "less than or equal to 1000", id="too many replicas"),
-    pytest.param("pools.prefill.gpusPerReplica", 0, "greater than or equal to 1", id="a replica without GPUs"),
+    pytest.param(
+        "pools.prefill.gpusPerReplica", 0, "greater than or equal to 1", id="a replica without GPUs"
+    ),
     pytest.param("pools.prefill.gpuResourceName", "gpu", "should match", id="a resource without a vendor"),
     pytest.param(
-        "pools.prefill.resources", {"requests": {"memory": "64GB"}}, "correct number or unit", id="a quantity in GB"
+        "pools.prefill.resources",
+        {"requests": {"memory": "64GB"}},
+        "correct number or unit",
+        id="a quantity in GB",
     ),
     pytest.param(
         "pools.prefill.resources", {"requests": {"cpu": "-1"}}, "a quantity is", id="a negative quantity"
     ),
     pytest.param("pools.prefill.resources", {"limits": {"cpu": -1}}, "a quantity is", id="a negative number"),
     pytest.param(
-        "pools.prefill.resources", {"limits": {"cpu": "1" * 100}}, "a quantity is", id="a quantity of many digits"
+        "pools.prefill.resources",
+        {"limits": {"cpu": "1" * 100}},
+        "a quantity is",
+        id="a quantity of many digits",
     ),
     pytest.param("engine.backend", "Torch", "supported values", id="a backend that does not exist yet"),
     pytest.param("engine.backend", "", "supported values", id="an empty backend"),
     pytest.param("engine.image", "--privileged", "should match", id="an image that is an option"),
     pytest.param("engine.version", "latest", "should match", id="a version that is a word"),
-    pytest.param("engine.config", "max_batch_size: 8", "must be of type object", id="a configuration as text"),
-    pytest.param("engine.kvTransfer", {"backend": "MPI"}, "supported values", id="a transport with a fixed world"),
+    pytest.param(
+        "engine.config", "max_batch_size: 8", "must be of type object", id="a configuration as text"
+    ),
+    pytest.param(
+        "engine.kvTransfer", {"backend": "MPI"}, "supported values", id="a transport with a fixed world"
+    ),
     pytest.param("engine.env", [{"name": "A B"}], "should match", id="a variable with a blank"),
     pytest.param("engine.env", [{"name": "A"}, {"name": "A"}], "Duplicate value", id="a variable twice"),
     pytest.param("model.source", "--help", "should match", id="a model that is an option"),
@@ -361,7 +379,9 @@ FIELD_REFUSALS = [
         id="a policy that forbids everything",
     ),
     pytest.param("router.replicas", 0, "greater than or equal to 1", id="no router"),
-    pytest.param("router.service", {"type": "NodePort"}, "supported values", id="a service type we do not offer"),
+    pytest.param(
+        "router.service", {"type": "NodePort"}, "supported values", id="a service type we do not offer"
+    ),
 ]
 
 UNKNOWN_FIELDS = [
@@ -424,7 +444,9 @@ ACCEPTED = [
     pytest.param(cluster(), id="only what is required"),
     pytest.param(pools(mixed=pool()), id="mixed alone"),
     pytest.param(pools(prefill=pool(minReplicas=0), decode=pool(minReplicas=0)), id="down to zero"),
-    pytest.param(cluster(engine={"backend": "Emulated", "emulated": {"bootSeconds": 5}}), id="emulated engines"),
+    pytest.param(
+        cluster(engine={"backend": "Emulated", "emulated": {"bootSeconds": 5}}), id="emulated engines"
+    ),
     pytest.param(
         cluster(engine={"image": "registry.example:5000/e@sha256:" + "0" * 64, "version": "1.3.0rc29"}),
         id="an image by digest with its version",
@@ -437,9 +459,12 @@ ACCEPTED = [
         engine(config={"kv_cache_config": {"free_gpu_memory_fraction": 0.85}, "moe": [1, {"a": None}]}),
         id="any configuration",
     ),
-    pytest.param(prefill(gpusPerReplica=4, parallelism={"tensor": 2, "pipeline": 2}), id="pipeline parallelism"),
+    pytest.param(
+        prefill(gpusPerReplica=4, parallelism={"tensor": 2, "pipeline": 2}), id="pipeline parallelism"
+    ),
     pytest.param(prefill(performance={"coefficients": COEFFICIENTS}), id="measured coefficients"),
-    pytest.param(prefill(extraResources={"rdma/ib": 1}), id="a number as quantity"),
+    pytest.param(prefill(extraResources={"rdma/ib": 1}), id="a further device"),
+    pytest.param(prefill(resources={"limits": {"cpu": 8}}), id="a number as quantity"),
     pytest.param(
         prefill(resources={"requests": {"cpu": "500m", "memory": "64Gi", "ephemeral-storage": "1.5Ti"}}),
         id="quantities",
@@ -501,7 +526,9 @@ def test_an_unknown_configuration_key_is_kept(kubectl: Kubectl) -> None:
     [
         pytest.param("inferencecluster", "follow the live demand", id="the resource"),
         pytest.param("ic.spec.slo.ttftMilliseconds", "Time to first token", id="a target, by short name"),
-        pytest.param("ic.spec.pools.prefill.parallelism.tensor", "Tensor parallelism", id="deep inside a pool"),
+        pytest.param(
+            "ic.spec.pools.prefill.parallelism.tensor", "Tensor parallelism", id="deep inside a pool"
+        ),
         pytest.param("ic.status.pools.borrowed", "mixed work for the opposite phase", id="status"),
         pytest.param("icpool.spec.replicas", "External mode", id="the child"),
     ],
@@ -529,10 +556,19 @@ def test_kubectl_scale_sets_the_wish_of_a_pool(kubectl: Kubectl, engine_pool: st
     assert kubectl.succeed("get", "icpool", engine_pool, "-o", "jsonpath={.spec.replicas}") == "5"
 
 
-def test_an_autoscaler_finds_the_pool_through_its_scale_subresource(kubectl: Kubectl, engine_pool: str) -> None:
+def test_an_autoscaler_finds_the_pool_through_its_scale_subresource(
+    kubectl: Kubectl, engine_pool: str
+) -> None:
     status = {"status": {"replicas": 3, "readyReplicas": 2, "selector": "gpupools.dev/pool=decode"}}
     kubectl.succeed(
-        *("patch", "enginepool", engine_pool, "--subresource=status", "--type=merge", f"--patch={json.dumps(status)}")
+        *(
+            "patch",
+            "enginepool",
+            engine_pool,
+            "--subresource=status",
+            "--type=merge",
+            f"--patch={json.dumps(status)}",
+        )
     )
     scale = json.loads(kubectl.succeed("get", "enginepool", engine_pool, "--subresource=scale", "-o", "json"))
     assert scale["spec"]["replicas"] == 2

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from inferencecluster.core.profiles import profile
 
 from e2e.demo import picture
 from e2e.demo.load import Answer, LoadPlan, read_answers, start
@@ -35,6 +34,7 @@ from e2e.stack.install import install_operator, install_prometheus, namespace
 from e2e.stack.reach import reach_router
 from e2e.stack.router_metrics import requests_by_path
 from e2e.stack.target import StackError, Target, target_from_environment
+from inferencecluster.core.profiles import profile
 
 CLUSTER = "llama-70b"
 NAMESPACE = "demo"

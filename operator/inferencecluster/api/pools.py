@@ -13,7 +13,6 @@ from inferencecluster.api.scalars import (
     Annotations,
     Labels,
     NodeLabels,
-    Quantity,
     ResourceName,
 )
 from inferencecluster.api.schema import ATOMIC, DEFAULTED, ApiModel, Rule, checked, rules
@@ -143,7 +142,7 @@ class Pool(ApiModel):
     resources: ContainerResources | None = None
     """CPU, memory and disk of the engine container."""
     extra_resources: Annotated[
-        dict[str, Quantity],
+        dict[str, Annotated[int, Field(ge=1, le=1000)]],
         Field(max_length=8),
         checked(
             Rule(

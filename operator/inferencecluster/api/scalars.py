@@ -51,19 +51,19 @@ ResourceName = Annotated[
 ]
 """Extended resource, which always has a vendor's prefix, such as `nvidia.com/gpu`."""
 
-_QUANTITY_PATTERN: Final = r"^[0-9]+([.][0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
 _QUANTITY_LENGTH: Final = 32
 
 Quantity = Annotated[
     str,
     BeforeValidator(lambda value: str(value) if type(value) is int else value),
-    Field(max_length=_QUANTITY_LENGTH, pattern=_QUANTITY_PATTERN),
+    Field(min_length=1, max_length=_QUANTITY_LENGTH),
     INT_OR_STRING,
     checked(
         Rule(
+            # isQuantity instead of a regular expression: an int-or-string counts with the size of a whole request.
             rule=(
                 "type(self) == int ? int(self) >= 0 : "
-                f"string(self).size() <= {_QUANTITY_LENGTH} && string(self).matches('{_QUANTITY_PATTERN}')"
+                f"string(self).size() <= {_QUANTITY_LENGTH} && isQuantity(string(self)) && quantity(string(self)).sign() >= 0"
             ),
             message="a quantity is a number that is not negative with one of the units "
             "m, k, M, G, T, P, Ki, Mi, Gi, Ti, Pi or none, such as 500m or 64Gi: correct number or unit",

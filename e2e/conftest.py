@@ -1,0 +1,83 @@
+"""Fixtures of the end-to-end tests: the product installed on the embedded Kubernetes, and clusters on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from e2e import localkube
+from e2e.stack.audit import AuditLog
+from e2e.stack.cluster import Cluster, emulated_cluster
+from e2e.stack.install import install_operator, install_prometheus
+from e2e.stack.target import Target, embedded_target
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Lifecycle tests of the embedded Kubernetes run first (they end it), the product's tests last.
+
+    Where privileges are missing every test here is skipped with one message; in CI that is a failure instead.
+    """
+    items.sort(key=lambda item: ORDER.get(item.path.stem, len(ORDER)))
+    reasons = localkube.missing_privileges()
+    if not reasons:
+        return
+    message = f"the embedded Kubernetes cannot run here: {'; '.join(reasons)}"
+    if os.environ.get("CI") == "true":
+        raise pytest.UsageError(message)
+    for item in items:
+        item.add_marker(pytest.mark.skip(reason=message))
+
+
+ORDER = {"test_localkube": 0, "test_api": 1}
+
+
+@pytest.fixture(scope="session")
+def target() -> Target:
+    """The embedded Kubernetes with every image."""
+    return embedded_target()
+
+
+@pytest.fixture(scope="session")
+def installed(target: Target) -> Target:
+    """Prometheus and the operator's chart, ready."""
+    install_prometheus(target)
+    install_operator(target)
+    target.control("rollout", "status", "deployment/prometheus", "--namespace=monitoring", "--timeout=120s")
+    return target
+
+
+@pytest.fixture
+def audit(installed: Target) -> AuditLog:
+    """The audit log from the start of the test."""
+    assert installed.audit_log is not None
+    return AuditLog(installed.audit_log)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterFactory:
+    """Makes clusters in namespaces of their own."""
+
+    make: Callable[..., Cluster]
+
+    def __call__(self, name: str, **overrides: object) -> Cluster:
+        """Apply a cluster of emulated engines called `name`; keyword arguments override parts of its spec."""
+        return self.make(name, **overrides)
+
+
+@pytest.fixture
+def new_cluster(installed: Target) -> Iterator[ClusterFactory]:
+    """A factory of clusters that are deleted, drained, after the test."""
+    made: list[Cluster] = []
+
+    def make(name: str, **overrides: object) -> Cluster:
+        cluster = emulated_cluster(installed, name, overrides)
+        made.append(cluster)
+        cluster.create()
+        return cluster
+
+    yield ClusterFactory(make)
+    for cluster in made:
+        cluster.remove()
