@@ -19,7 +19,7 @@ import pytest
 from e2e import localkube
 from e2e.localkube import buildah, cgroups, containerd, images, launch, wheels
 from e2e.localkube.api import ApiClient, ApiError
-from e2e.localkube.paths import REPOSITORY, default_cache, default_state
+from e2e.localkube.paths import REPOSITORY, default_cache
 from e2e.localkube.workspace import building
 
 pytestmark = [
@@ -186,7 +186,7 @@ def test_nothing_inside_can_reach_an_address_outside() -> None:
 
 def test_the_audit_log_counts_every_write() -> None:
     running = localkube.up()
-    client = ApiClient.from_state(default_state())
+    client = ApiClient.from_state(running.state)
     path = "/api/v1/namespaces/default/configmaps"
     offset = running.audit_log.stat().st_size
     for number in range(20):
@@ -229,9 +229,9 @@ def test_an_image_is_built_offline_from_the_wheelhouse_and_runs_by_service_name(
         archive = images.build_image(spec, cache)
     try:
         assert buildah.exists(cache, spec.reference)
-        localkube.up()
+        running = localkube.up()
         localkube.load_image(archive)
-        assert spec.reference in containerd.image_names(default_state())
+        assert spec.reference in containerd.image_names(running.state)
         kubectl(
             "run", "web", f"--image={spec.reference}", "--image-pull-policy=Never", "--expose", "--port=8000"
         )

@@ -46,6 +46,7 @@ DNS_BINDING = {
 class RunningKubernetes:
     """A Kubernetes that is up, and everything a test needs to use it."""
 
+    state: State
     kubeconfig: Path
     audit_log: Path
     node_ip: str
@@ -66,6 +67,7 @@ def fingerprint() -> str:
 def _describe(state: State, cache: Cache, init_pid: int) -> RunningKubernetes:
     kwok = builds.KWOK.folder(cache)
     return RunningKubernetes(
+        state=state,
         kubeconfig=state.kubeconfig,
         audit_log=state.audit_log,
         node_ip=str(NODE_IP),
