@@ -8,7 +8,7 @@ MINUTES ?= 6
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env kubernetes demo test unit lint format e2e generate bench-router clean-cluster clean
+.PHONY: help env kubernetes demo test unit lint format e2e e2e-long generate bench-router clean-cluster clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -37,6 +37,10 @@ unit: env ## unit tests with branch coverage (seconds to a few minutes)
 
 e2e: env ## end-to-end tests on the embedded Kubernetes
 	@$(RUN) -m pytest e2e -m e2e $(PYTEST_ARGS)
+
+e2e-long: env ## the long versions: five minutes at rest, three minutes without Prometheus
+	@REST_SECONDS=300 OUTAGE_SECONDS=180 $(RUN) -m pytest e2e/test_operator.py -m e2e --timeout=1200 \
+		-k "at_rest or without_prometheus" $(PYTEST_ARGS)
 
 generate: env ## rewrite generated files: CRDs
 	@$(RUN) -m inferencecluster.api.crd crds

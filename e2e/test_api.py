@@ -264,12 +264,6 @@ CROSS_FIELD_REFUSALS = [
         id="an affinity without values",
     ),
     pytest.param(
-        cluster(engine={"backend": "TensorRTLLM"}),
-        "spec.engine.image",
-        "image is required with backend TensorRTLLM: name the engine image",
-        id="TensorRT-LLM without an image",
-    ),
-    pytest.param(
         cluster(engine={"image": "registry.example:5000/engine:latest"}),
         "spec.engine.version",
         "version cannot be read from the tag of image: set version to the TensorRT-LLM release inside the image",
@@ -424,6 +418,10 @@ def test_a_section_without_a_sensible_default_is_required(kubectl: Kubectl, miss
     assert f"spec.{missing}: Required value" in kubectl.refusal(manifest)
 
 
+def test_an_engine_without_an_image_is_refused(kubectl: Kubectl) -> None:
+    assert "spec.engine.image: Required value" in kubectl.refusal(cluster(engine={"backend": "Emulated"}))
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -444,9 +442,7 @@ ACCEPTED = [
     pytest.param(cluster(), id="only what is required"),
     pytest.param(pools(mixed=pool()), id="mixed alone"),
     pytest.param(pools(prefill=pool(minReplicas=0), decode=pool(minReplicas=0)), id="down to zero"),
-    pytest.param(
-        cluster(engine={"backend": "Emulated", "emulated": {"bootSeconds": 5}}), id="emulated engines"
-    ),
+    pytest.param(engine(backend="Emulated", emulated={"bootSeconds": 5}), id="emulated engines"),
     pytest.param(
         cluster(engine={"image": "registry.example:5000/e@sha256:" + "0" * 64, "version": "1.3.0rc29"}),
         id="an image by digest with its version",

@@ -10,7 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e.localkube import builds, cgroups, configs, containerd, images, launch, pki, prepare, teardown
+from e2e.localkube import (
+    builds,
+    cgroups,
+    configs,
+    containerd,
+    images,
+    launch,
+    packages,
+    pki,
+    prepare,
+    teardown,
+)
 from e2e.localkube.api import ApiClient, ApiError
 from e2e.localkube.errors import LocalKubeError, MissingPrivilegesError, NotRunningError, StartError
 from e2e.localkube.hashing import hash_files, hash_texts
@@ -266,6 +277,7 @@ def load_images() -> dict[str, str]:
     """Build what is missing, import everything if Kubernetes is up; returns name -> reference for Pods."""
     cache = default_cache()
     with building(cache):
+        packages.install()
         archives = images.build_images(cache)
     with exclusive(LOCK_FILE):
         if status() is not None:

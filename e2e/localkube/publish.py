@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from e2e.localkube import images
+from e2e.localkube import images, packages
 from e2e.localkube.paths import default_cache
 from e2e.localkube.workspace import building
 
@@ -19,4 +19,5 @@ def push_images(registry: str) -> dict[str, str]:
     """
     cache = default_cache()
     with building(cache):
+        packages.install()
         return images.push_images(registry, cache)

@@ -120,14 +120,8 @@ class Engine(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=rules(
             Rule(
-                rule="self.backend != 'TensorRTLLM' || has(self.image)",
-                message="image is required with backend TensorRTLLM: "
-                "name the engine image, such as nvcr.io/nvidia/tensorrt-llm/release:1.2.1",
-                path=".image",
-            ),
-            Rule(
                 rule=(
-                    "self.backend != 'TensorRTLLM' || !has(self.image) || has(self.version) || "
+                    "self.backend != 'TensorRTLLM' || has(self.version) || "
                     rf"self.image.matches(r'{IMAGE_TAG_WITH_VERSION}')"
                 ),
                 message="version cannot be read from the tag of image: "
@@ -143,9 +137,9 @@ class Engine(ApiModel):
     )
 
     backend: Annotated[Backend, DEFAULTED] = Backend.TENSORRT_LLM
-    """TensorRTLLM, or Emulated: engines that answer with the timing of a performance model and need no GPU."""
-    image: Image | None = None
-    """Container image of the engine; required for TensorRTLLM, optional for Emulated where the operator's default serves."""
+    """TensorRTLLM, or Emulated: engines that hold their GPUs but answer with the timing of a performance model."""
+    image: Image
+    """Container image of the engine."""
     version: Annotated[str, Field(max_length=64, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+[a-z0-9.]*$")] | None = None
     """TensorRT-LLM release inside the image, which decides the legal configuration keys; absent means read from the image's tag."""
     config: Annotated[dict[str, Any], Field(max_length=256), PRESERVE_UNKNOWN] = Field(default_factory=dict)

@@ -81,9 +81,9 @@ class Performance(ApiModel):
         )
     )
 
-    profile: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[a-z0-9][-a-z0-9._/]*$")] | None = (
-        None
-    )
+    profile: (
+        Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[a-z0-9][-a-z0-9._/]*$")] | None
+    ) = None
     """Name of a built-in profile, such as llama-3.1-70b-bf16/a100-tp4."""
     coefficients: Coefficients | None = None
     """Measured coefficients, for hardware or models without a profile."""

@@ -63,7 +63,7 @@ Quantity = Annotated[
             # isQuantity instead of a regular expression: an int-or-string counts with the size of a whole request.
             rule=(
                 "type(self) == int ? int(self) >= 0 : "
-                f"string(self).size() <= {_QUANTITY_LENGTH} && isQuantity(string(self)) && quantity(string(self)).sign() >= 0"
+                f"string(self).size() <= {_QUANTITY_LENGTH} && isQuantity(string(self)) && !quantity(string(self)).isLessThan(quantity('0'))"
             ),
             message="a quantity is a number that is not negative with one of the units "
             "m, k, M, G, T, P, Ki, Mi, Gi, Ti, Pi or none, such as 500m or 64Gi: correct number or unit",

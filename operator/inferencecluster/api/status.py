@@ -41,21 +41,8 @@ class Condition(ApiModel):
     """Generation of the object that the condition speaks of."""
 
 
-class NodeCapacity(ApiModel):
-    """GPUs of the nodes that the pool's selector, affinity and tolerations admit."""
-
-    nodes: Count
-    """Number of those nodes."""
-    allocatable_gpus: Gpus
-    """GPUs that the nodes offer."""
-    used_gpus: Gpus
-    """GPUs requested by all Pods on them, this cluster's included."""
-    free_gpus: Gpus
-    """GPUs that nothing requests."""
-
-
 class PoolSizes(ApiModel):
-    """Sizes of one pool, in replicas."""
+    """Sizes of one pool, in replicas, and what its nodes hold."""
 
     name: PoolName
     """prefill, decode or mixed."""
@@ -73,8 +60,14 @@ class PoolSizes(ApiModel):
     """Replicas that do mixed work for the opposite phase at the moment of the report."""
     gpus: Gpus
     """GPUs of all existing replicas of the pool."""
-    capacity: NodeCapacity | None = None
-    """What its nodes hold; absent when nodes cannot be seen."""
+    nodes: Count | None = None
+    """Nodes that the pool's selector, affinity and tolerations admit; absent when nodes cannot be seen."""
+    allocatable_gpus: Gpus | None = None
+    """GPUs that those nodes offer."""
+    used_gpus: Gpus | None = None
+    """GPUs of those nodes that any Pod requests, this cluster's included."""
+    free_gpus: Gpus | None = None
+    """GPUs of those nodes that nothing requests."""
 
 
 class DecisionInput(ApiModel):

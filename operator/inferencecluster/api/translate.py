@@ -57,7 +57,7 @@ def engine_version(engine: Engine) -> str | Missing:
     """TensorRT-LLM release of the engine: `version`, else the release in the image's tag."""
     if engine.version is not None:
         return engine.version
-    tag = re.search(IMAGE_TAG_WITH_VERSION, engine.image or "")
+    tag = re.search(IMAGE_TAG_WITH_VERSION, engine.image)
     if tag is None:
         return Missing(
             "NoEngineVersion", "neither spec.engine.version nor the tag of spec.engine.image tells it"
@@ -166,13 +166,24 @@ def _performance(pool: Pool, *, field: str, model_source: str) -> PerformanceMod
             rule="exactly one of profile and coefficients describes the speed",
             advice="set one of them",
         )
-    found = profile(chosen.profile)
-    if isinstance(found, Missing):
+    return _performance_by_name(pool, name=chosen.profile, field=field)
+
+
+def _performance_by_name(pool: Pool, *, name: str, field: str) -> PerformanceModel:
+    try:
+        found = profile(name)
+    except SpecError as error:
+        raise SpecError(
+            field=f"{field}.{error.field}", value=error.value, rule=error.rule, advice=error.advice
+        ) from error
+    shape = (pool.tensor_parallelism, pool.pipeline_stages)
+    if shape != (found.tensor_parallel, 1):
         raise SpecError(
             field=f"{field}.performance.profile",
-            value=chosen.profile,
-            rule=found.message or "no built-in profile has this name",
-            advice="name a built-in profile, or set performance.coefficients",
+            value=repr(name),
+            rule=f"it was measured with tensor parallelism {found.tensor_parallel} and the pool has "
+            f"tensor {shape[0]} x pipeline {shape[1]}",
+            advice="name a profile of the pool's own parallelism, or set performance.coefficients",
         )
     return found.performance
 
@@ -200,8 +211,7 @@ def _performance_by_hardware(pool: Pool, *, field: str, model_source: str) -> Pe
         raise SpecError(
             field=f"{field}.performance",
             value="absent",
-            rule=found.message
-            or f"no built-in profile fits {model_source} on {pool.tensor_parallelism} x {product}",
+            rule=f"no built-in profile fits {model_source} on {pool.tensor_parallelism} x {product}",
             advice=advice,
         )
     return found.performance

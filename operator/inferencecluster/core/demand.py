@@ -7,24 +7,32 @@
     surprise    how far arrivals exceeded what had been planned one boot earlier, smoothed
     burstiness  standard deviation of the arrival rate around its own line, over the mean
 
-Work is described by its moments (requests, tokens, tokens^2 per second), so that any mix of prompt lengths is sized
-exactly (`PrefillModel.work`). Rates come from the routers' own counters; Prometheus' window takes over when those are
+`arrivals` computes these from a short history. Rates come from the routers' own counters; Prometheus' window takes over when those are
 missing, seeds the history after a start, and vetoes shrinking when it saw much more than the routers told.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
-from inferencecluster.core.fleet import PoolName, Replica
+from inferencecluster.core.arrivals import (
+    LEVEL_SECONDS,
+    MAX_GROWTH,
+    Arrivals,
+    Bin,
+    burstiness_of,
+    forecast_of,
+    level_of,
+    peak_of,
+)
+from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.missing import Missing
-from inferencecluster.core.observation import Flow, MetricsSample, Observation, PoolUtilization, QueueState
+from inferencecluster.core.observation import Flow, Observation, PoolUtilization, QueueState
 from inferencecluster.core.spec import ClusterSpec
-from inferencecluster.core.trend import Point, fit_line, growth_per_second
 
 PRIOR_PROMPT_TOKENS: Final = 1155.0
 PRIOR_OUTPUT_TOKENS: Final = 211.0
@@ -35,17 +43,9 @@ are gone after some hundred requests."""
 EVIDENCE_REQUESTS: Final = 2000.0
 """Requests that a mean length remembers. Output lengths spread about as wide as their mean: 2 % standard error."""
 
-LEVEL_REQUESTS: Final = 200.0
-"""Arrivals that make a rate: 7 % standard error for Poisson arrivals, below the 10 % that sizes tolerate."""
-LEVEL_SECONDS: Final = 120.0
-"""Longest window for a rate, however few requests arrive; a usual boot, so that a lull is not mistaken for an end."""
-
 HOLD_BOOTS: Final = 1.5
 """The peak is held longer than a boot takes: giving a replica up and wanting it back sooner costs a boot of misses
-and saves nothing. Of all constants the one with the largest effect on the Azure traces."""
-MAX_GROWTH: Final = 2.0
-"""A trend is extrapolated to a doubling at most. Whatever grows faster is a jump, which queue age and the mixed pool
-answer; a straight line through a jump overshoots."""
+and saves nothing."""
 MAX_SURPRISE: Final = 0.5
 """Headroom for forecast errors stays below half: a forecast that is worse than that calls for people."""
 SURPRISE_SECONDS: Final = 900.0
@@ -68,32 +68,6 @@ window: scrape delays explain less, a router that was not asked explains it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Arrivals:
-    """Moments of arriving prompts, per second."""
-
-    requests: float
-    tokens: float
-    """Sum of uncached prompt tokens L."""
-    tokens_squared: float
-    """Sum of L**2."""
-
-    def scaled(self, requests: float, tokens: float) -> Arrivals:
-        """The request rate times `requests`; both token moments times `tokens`."""
-        return Arrivals(self.requests * requests, self.tokens * tokens, self.tokens_squared * tokens)
-
-    def at_least(self, other: Arrivals) -> Arrivals:
-        """The larger of each moment."""
-        return Arrivals(
-            max(self.requests, other.requests),
-            max(self.tokens, other.tokens),
-            max(self.tokens_squared, other.tokens_squared),
-        )
-
-
-NOTHING: Final = Arrivals(0.0, 0.0, 0.0)
-
-
-@dataclass(frozen=True, slots=True)
 class MeanLength:
     """Mean length of prompts or answers, from at most `EVIDENCE_REQUESTS` latest ones."""
 
@@ -110,27 +84,6 @@ class MeanLength:
         kept = min(1.0, max(0.0, EVIDENCE_REQUESTS - requests) / self.requests)
         total = self.requests * kept + requests
         return MeanLength(total, self.tokens * kept + tokens) if requests > 0 else self
-
-
-@dataclass(frozen=True, slots=True)
-class Bin:
-    """Arrivals counted within `seconds` up to `end`."""
-
-    end: float
-    seconds: float
-    requests: float
-    tokens: float
-    tokens_squared: float
-
-    def joined(self, later: Bin) -> Bin:
-        """Both as one."""
-        return Bin(
-            later.end,
-            self.seconds + later.seconds,
-            self.requests + later.requests,
-            self.tokens + later.tokens,
-            self.tokens_squared + later.tokens_squared,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,52 +170,178 @@ class Demand:
         return not self.gaps
 
 
-def observe_demand(
-    memory: DemandMemory, observation: Observation
-) -> tuple[DemandMemory, Demand | Missing]:
+@dataclass(frozen=True, slots=True)
+class _Windows:
+    """The lengths of time that one observation is judged over, in seconds."""
+
+    interval: float
+    boot: float
+    hold: float
+    span: float
+    """What trend and burstiness look at."""
+    bin: float
+
+    @classmethod
+    def of(cls, boots: tuple[Boot, ...], spec: ClusterSpec) -> _Windows:
+        boot = _boot_seconds(boots, spec)
+        interval = spec.interval_seconds
+        hold = max(HOLD_BOOTS * boot, 2 * interval)
+        span = max(hold, LEVEL_SECONDS, MIN_SPAN_BINS * interval)
+        return cls(interval, boot, hold, span, max(interval, span / MAX_BINS))
+
+    @property
+    def horizon(self) -> float:
+        """A replica that is decided on now serves within this time: the decision after next comes too late."""
+        return self.boot + self.interval
+
+
+def observe_demand(memory: DemandMemory, observation: Observation) -> tuple[DemandMemory, Demand | Missing]:
     """Take one observation in; the demand it shows, or Missing when neither routers nor metrics say anything.
 
     Call it for every observation, also between sizing ticks: flows of short intervals add up in bins. An observation
     without any source leaves the history as it is.
     """
-    boots = _boots(memory.boots, observation.replicas, observation.spec)
-    memory = replace(memory, boots=boots)
-    routers, metrics = observation.routers, observation.metrics
+    routers, metrics, now = observation.routers, observation.metrics, observation.now
+    memory = replace(memory, boots=_boots(memory.boots, observation))
     if isinstance(routers, Missing) and isinstance(metrics, Missing):
-        return memory, Missing(
-            "NoSource", f"routers: {_why(routers)}; metrics: {_why(metrics)}: sizes hold until one answers"
-        )
-    spec = observation.spec
-    boot = _boot_seconds(boots, spec)
-    hold = max(HOLD_BOOTS * boot, 2 * spec.interval_seconds)
-    span = max(hold, LEVEL_SECONDS, MIN_SPAN_BINS * spec.interval_seconds)
-    width = max(spec.interval_seconds, span / MAX_BINS)
-    memory = _take_in(memory, observation, keep=span + LEVEL_SECONDS, width=width)
-    history = memory.history
-    level = _level(history, spec.interval_seconds)
-    recent = tuple(item for item in history if item.end > observation.now - span)
-    forecast = _forecast(recent, level, horizon=boot + spec.interval_seconds)
-    peak = _peak(history, since=observation.now - hold, interval=spec.interval_seconds)
-    memory = _check_plans(memory, observation.now, level, spec)
-    due = observation.now + boot + spec.interval_seconds
-    memory = _promise(memory, Plan(due, max(forecast.tokens, peak.tokens)), width)
-    seen = None if isinstance(metrics, Missing) else metrics
+        message = f"routers: {_why(routers)}; metrics: {_why(metrics)}; sizes hold until one of them answers"
+        return memory, Missing("NoSource", message)
+    windows = _Windows.of(memory.boots, observation.spec)
+    memory = _take_in(memory, observation, windows)
+    level, seconds = level_of(memory.history, windows.interval)
+    recent = tuple(item for item in memory.history if item.end > now - windows.span)
+    forecast = forecast_of(recent, level, ahead=windows.horizon + seconds / 2)
+    peak = peak_of(memory.history, since=now - windows.hold, interval=windows.interval)
+    memory = _check_plans(memory, now, level, windows)
+    memory = _plan(memory, Plan(now + windows.horizon, max(forecast.tokens, peak.tokens)), windows)
     return memory, Demand(
-        time=observation.now,
+        time=now,
         arrivals=level,
         forecast=forecast,
         peak=peak,
         surprise=min(memory.surprise, MAX_SURPRISE),
-        burstiness=_burstiness(recent),
-        bin_seconds=width,
+        burstiness=burstiness_of(recent),
+        bin_seconds=windows.bin,
         prompt_tokens=memory.prompt.mean,
         output_tokens=memory.output.mean,
-        boot_seconds=boot,
-        hold_seconds=hold,
+        boot_seconds=windows.boot,
+        hold_seconds=windows.hold,
         queue=routers if isinstance(routers, Missing) else routers.queue,
-        ttft_seconds=seen.ttft_seconds if seen else _absent(metrics),
-        itl_seconds=seen.itl_seconds if seen else _absent(metrics),
-        metrics_seconds=seen.flow.seconds if seen else 0.0,
-        utilization=seen.utilization if seen else MappingProxyType({}),
-        gaps=_gaps(observation, history),
+        ttft_seconds=metrics if isinstance(metrics, Missing) else metrics.ttft_seconds,
+        itl_seconds=metrics if isinstance(metrics, Missing) else metrics.itl_seconds,
+        metrics_seconds=0.0 if isinstance(metrics, Missing) else metrics.flow.seconds,
+        utilization=MappingProxyType({}) if isinstance(metrics, Missing) else metrics.utilization,
+        gaps=_gaps(memory.history, observation),
     )
+
+
+def _why(missing: Missing) -> str:
+    return f"{missing.reason} ({missing.message})" if missing.message else missing.reason
+
+
+def _boots(known: tuple[Boot, ...], observation: Observation) -> tuple[Boot, ...]:
+    """The latest boots; a replica that is seen again changes nothing."""
+    boots = {boot.uid: boot for boot in known}
+    for replica in observation.replicas:
+        if replica.ready_at is not None:
+            seconds = replica.ready_at - replica.created_at
+            # Beyond its deadline a replica is given up: what came up later is no boot to plan with.
+            bounded = min(max(seconds, 0.0), observation.spec.startup_deadline_seconds)
+            boots[replica.uid] = Boot(replica.uid, replica.ready_at, bounded)
+    return tuple(sorted(boots.values(), key=lambda boot: (boot.ready_at, boot.uid))[-BOOTS_KEPT:])
+
+
+def _boot_seconds(boots: tuple[Boot, ...], spec: ClusterSpec) -> float:
+    """The `BOOT_QUANTILE` of measured boots, or what the user expects."""
+    if not boots:
+        return spec.boot_seconds
+    seconds = sorted(boot.seconds for boot in boots)
+    return seconds[math.ceil(BOOT_QUANTILE * len(seconds)) - 1]
+
+
+def _take_in(memory: DemandMemory, observation: Observation, windows: _Windows) -> DemandMemory:
+    """The memory with the flows that this observation adds."""
+    history, prompt, output = list(memory.history), memory.prompt, memory.output
+    for end, flow in _new_flows(memory.history, observation):
+        counted = Bin(end, flow.seconds, flow.requests, flow.prompt_tokens, flow.prompt_tokens_squared)
+        # A tenth of slack: ticks are never exactly one interval apart.
+        if history and history[-1].seconds + counted.seconds <= 1.1 * windows.bin:
+            history[-1] = history[-1].joined(counted)
+        else:
+            history.append(counted)
+        prompt = prompt.learn(flow.requests, flow.prompt_tokens)
+        output = output.learn(flow.completed, flow.completed_output_tokens)
+    oldest = observation.now - windows.span - LEVEL_SECONDS
+    kept = tuple(item for item in history if item.end > oldest)
+    return replace(memory, history=kept, prompt=prompt, output=output)
+
+
+def _new_flows(history: tuple[Bin, ...], observation: Observation) -> tuple[tuple[float, Flow], ...]:
+    """Flows that the history does not hold yet, each with the time it ends, oldest first."""
+    now = observation.now
+    fresh = observation.routers if isinstance(observation.routers, Missing) else observation.routers.flow
+    window = observation.metrics if isinstance(observation.metrics, Missing) else observation.metrics.flow
+    if isinstance(fresh, Flow):
+        if fresh.seconds <= 0:
+            return ()
+        if not history and isinstance(window, Flow):
+            return (now - fresh.seconds, window), (now, fresh)
+        return ((now, fresh),)
+    if isinstance(window, Flow):
+        # Windows overlap from tick to tick: only the part since the last count is new.
+        share = min(1.0, (now - history[-1].end) / window.seconds) if history else 1.0
+        if share > 0:
+            return ((now, _part(window, share)),)
+    return ()
+
+
+def _part(flow: Flow, share: float) -> Flow:
+    return Flow(
+        flow.seconds * share,
+        flow.requests * share,
+        flow.prompt_tokens * share,
+        flow.prompt_tokens_squared * share,
+        flow.completed * share,
+        flow.completed_output_tokens * share,
+    )
+
+
+def _check_plans(memory: DemandMemory, now: float, level: Arrivals, windows: _Windows) -> DemandMemory:
+    """Compare what arrives with the plans that are due; the smoothed shortfall is the headroom of later plans."""
+    surprise = memory.surprise
+    weight = 1.0 - math.exp(-windows.bin / SURPRISE_SECONDS)
+    for plan in memory.plans:
+        # A plan for nothing has no relative error; one long overdue (the operator slept) is not about this level.
+        if now - 2 * windows.bin < plan.due <= now and plan.tokens > 0:
+            shortfall = max(0.0, level.tokens / plan.tokens - 1.0)
+            surprise += weight * (min(shortfall, MAX_GROWTH - 1.0) - surprise)
+    return replace(memory, surprise=surprise, plans=tuple(plan for plan in memory.plans if plan.due > now))
+
+
+def _plan(memory: DemandMemory, plan: Plan, windows: _Windows) -> DemandMemory:
+    """One plan per bin is enough to be judged by."""
+    if memory.plans and plan.due < memory.plans[-1].due + 0.9 * windows.bin:
+        return memory
+    return replace(memory, plans=(*memory.plans, plan))
+
+
+def _gaps(history: Sequence[Bin], observation: Observation) -> tuple[Missing, ...]:
+    """What forbids shrinking: a missing source, or metrics that saw much more than the routers told."""
+    routers, metrics = observation.routers, observation.metrics
+    gaps = tuple(source for source in (routers, metrics) if isinstance(source, Missing))
+    if isinstance(routers, Missing) or isinstance(metrics, Missing):
+        return gaps
+    seen = metrics.flow
+    same = [item for item in history if item.end > observation.now - seen.seconds]
+    covered = math.fsum(item.seconds for item in same)
+    # A history that is younger than the window cannot be compared with it.
+    if covered < 0.9 * seen.seconds:
+        return gaps
+    told = math.fsum(item.requests for item in same) / covered * seen.seconds
+    if seen.requests > CROSS_CHECK_RATIO * told and seen.requests - told > CROSS_CHECK_REQUESTS:
+        message = (
+            f"metrics count {seen.requests:.0f} requests in {seen.seconds:.0f} s, routers only {told:.0f}; "
+            "pools do not shrink until both agree: check that every router answers /state"
+        )
+        return (Missing("SourcesDisagree", message),)
+    return gaps

@@ -86,6 +86,7 @@ class Scheduler:
         """Sum of prompt and output tokens over the decoding sequences."""
         self._reserved = 0
         self._completed = 0
+        """Sequences that ended since the last IterationsDone."""
         self._run: _Run | None = None
         self._events: list[Event] = []
 
@@ -169,7 +170,7 @@ class Scheduler:
     def _shorten(self, now: float) -> None:
         """End the run with the step that is under way: the next one starts with what has changed."""
         run = self._run
-        if run is not None:
+        if run is not None and run.steps > 1:
             run.steps = min(run.steps, run.pace.completed(now - run.started_at) + 1)
 
     def _settle(self, now: float) -> None:
@@ -180,7 +181,7 @@ class Scheduler:
             self._plan(run.end)
 
     def _finish(self, run: _Run) -> None:
-        end, completed_before = run.end, self._completed
+        end = run.end
         if run.batch:
             self._step += run.steps
             self._context_tokens += run.batch * run.steps
@@ -200,10 +201,11 @@ class Scheduler:
                 context_requests=len(run.chunks),
                 context_tokens=sum(tokens for _, tokens in run.chunks),
                 generation_requests=run.batch,
-                completed=self._completed - completed_before,
+                completed=self._completed,
                 load=self.load(),
             )
         )
+        self._completed = 0
 
     def _report(self, now: float) -> None:
         """Tell of the tokens of every sequence whose report is due at the present step."""
