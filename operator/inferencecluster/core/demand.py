@@ -211,7 +211,7 @@ def observe_demand(memory: DemandMemory, observation: Observation) -> tuple[Dema
     level, seconds = level_of(memory.history, windows.interval)
     recent = tuple(item for item in memory.history if item.end > now - windows.span)
     forecast = forecast_of(recent, level, ahead=windows.horizon + seconds / 2)
-    peak = peak_of(memory.history, since=now - windows.hold, interval=windows.interval)
+    peak = level.at_least(peak_of(memory.history, since=now - windows.hold, interval=windows.interval))
     memory = _check_plans(memory, now, level, windows)
     memory = _plan(memory, Plan(now + windows.horizon, max(forecast.tokens, peak.tokens)), windows)
     return memory, Demand(

@@ -12,7 +12,6 @@ from inferencecluster.render.trtllm.profiles import EngineShape, profile
 from inferencecluster.render.trtllm.versions import EngineVersion, Span
 
 CONFIG_FIELD: Final = "spec.engine.config"
-_TRANSCEIVER: Final = "cache_transceiver_config"
 _CUDA_GRAPHS: Final = "cuda_graph_config"
 _SHOWN_VALUE_CHARACTERS: Final = 80
 """Enough to recognise the value; conditions are read in a terminal."""
@@ -64,13 +63,6 @@ def check_overrides(overrides: Mapping[str, Any], version: EngineVersion) -> Non
         _check_owned(key, value)
         if key in SECTIONS:
             _check_section(key, value, version=version)
-    if overrides.get(_TRANSCEIVER, _TRANSCEIVER) is None:
-        raise SpecError(
-            field=f"{CONFIG_FIELD}.{_TRANSCEIVER}",
-            value="null",
-            rule="an engine without a cache transceiver refuses every request that is split into phases",
-            advice="remove the key",
-        )
 
 
 def _check_section(section: str, value: object, *, version: EngineVersion) -> None:
@@ -80,12 +72,13 @@ def _check_section(section: str, value: object, *, version: EngineVersion) -> No
         raise SpecError(
             field=f"{CONFIG_FIELD}.{section}",
             value=_shown(value),
-            rule="the key holds a section of further keys",
-            advice=f"set a mapping with keys such as {known(SECTIONS[section], version)[0]}",
+            rule=NEVER_NULL[section] if value is None else "the key holds a section of further keys",
+            advice=f"set keys of the section, such as {known(SECTIONS[section], version)[0]}, or remove it",
         )
-    for key in sorted(value):
-        _check_name(key, value[key], names=SECTIONS[section], section=section, version=version)
-        _check_owned(f"{section}.{key}", value[key])
+    entries = {str(key): entry for key, entry in value.items()}
+    for key in sorted(entries):
+        _check_name(key, entries[key], names=SECTIONS[section], section=section, version=version)
+        _check_owned(f"{section}.{key}", entries[key])
 
 
 def _check_owned(path: str, value: object) -> None:
@@ -118,13 +111,15 @@ def _check_name(
 
 
 def _suggestion(key: str, *, section: str, version: EngineVersion) -> str:
-    """What to write instead: the key where it belongs, else the legal key that is spelled most alike."""
-    legal = known(SECTIONS[section] if section else TOP_LEVEL, version)
-    for other, names in sorted(SECTIONS.items()):
-        if other != section and other in TOP_LEVEL and key in known(names, version):
-            return f"did you mean {other}.{key}?"
-    if section and key in known(TOP_LEVEL, version):
-        return f"did you mean {key}, outside of {section}?"
+    """What to do instead: use the key where it belongs, or the legal key that is spelled most alike."""
+    top_level = known(TOP_LEVEL, version)
+    homes = [f"{home}.{key}" for home in top_level if key in known(SECTIONS.get(home, {}), version)]
+    if section and key in top_level:
+        homes.insert(0, key)
+    if homes:
+        owner = OWNED.get(homes[0])
+        return owner.advice if owner is not None else f"did you mean {homes[0]}?"
+    legal = known(SECTIONS[section], version) if section else top_level
     nearest = difflib.get_close_matches(key, legal, n=1)
     if nearest:
         return f"did you mean {f'{section}.' if section else ''}{nearest[0]}?"

@@ -38,37 +38,41 @@ def _names(*groups: tuple[Span, str]) -> Mapping[str, Span]:
 TOP_LEVEL: Final = _names(
     (
         ALWAYS,
-        "allreduce_strategy attention_dp_config attn_backend backend batch_wait_max_tokens_ratio"
-        " batch_wait_timeout_iters batch_wait_timeout_ms cache_transceiver_config checkpoint_format"
-        " context_parallel_size cp_config cuda_graph_config decoding_config disable_overlap_scheduler"
-        " disagg_cluster dtype enable_attention_dp enable_autotuner enable_chunked_prefill"
-        " enable_iter_perf_stats enable_iter_req_stats enable_layerwise_nvtx_marker enable_lm_head_tp_in_adp"
-        " enable_lora enable_min_latency force_dynamic_quantization garbage_collection_gen0_threshold"
-        " gather_generation_logits gpus_per_node guided_decoding_backend iter_stats_max_iterations"
-        " kv_cache_config kv_connector_config load_format lora_config max_batch_size max_beam_width"
-        " max_input_len max_num_tokens max_seq_len mm_encoder_only model moe_cluster_parallel_size moe_config"
-        " moe_expert_parallel_size moe_tensor_parallel_size num_postprocess_workers orchestrator_type"
-        " peft_cache_config perf_metrics_max_requests pipeline_parallel_size postprocess_tokenizer_dir"
-        " print_iter_log ray_worker_extension_cls reasoning_parser request_stats_max_iterations"
-        " return_perf_metrics revision scheduler_config skip_tokenizer_init sparse_attention_config"
-        " speculative_config stream_interval tensor_parallel_size tokenizer tokenizer_mode"
-        " tokenizer_revision torch_compile_config trust_remote_code",
+        """
+        allreduce_strategy attention_dp_config attn_backend backend batch_wait_max_tokens_ratio
+        batch_wait_timeout_iters batch_wait_timeout_ms cache_transceiver_config checkpoint_format
+        context_parallel_size cp_config cuda_graph_config decoding_config disable_overlap_scheduler
+        disagg_cluster dtype enable_attention_dp enable_autotuner enable_chunked_prefill
+        enable_iter_perf_stats enable_iter_req_stats enable_layerwise_nvtx_marker enable_lm_head_tp_in_adp
+        enable_lora enable_min_latency force_dynamic_quantization garbage_collection_gen0_threshold
+        gather_generation_logits gpus_per_node guided_decoding_backend iter_stats_max_iterations
+        kv_cache_config kv_connector_config load_format lora_config max_batch_size max_beam_width
+        max_input_len max_num_tokens max_seq_len mm_encoder_only model moe_cluster_parallel_size
+        moe_config moe_expert_parallel_size moe_tensor_parallel_size num_postprocess_workers
+        orchestrator_type peft_cache_config perf_metrics_max_requests pipeline_parallel_size
+        postprocess_tokenizer_dir print_iter_log ray_worker_extension_cls reasoning_parser
+        request_stats_max_iterations return_perf_metrics revision scheduler_config skip_tokenizer_init
+        sparse_attention_config speculative_config stream_interval tensor_parallel_size tokenizer
+        tokenizer_mode tokenizer_revision torch_compile_config trust_remote_code
+        """,
     ),
     (
         _SINCE_1_3,
-        "checkpoint_io_policy custom_tokenizer disable_mm_encoder dwdp_config"
-        " enable_early_first_token_response enable_encoder_decoder_mixed_cuda_graph enable_energy_metrics"
-        " enable_in_graph_sampling enable_low_latency_host_dispatch enable_mla_skip_correction"
-        " enable_resource_governor enable_return_routed_experts enable_speculative_beam_history_d2h"
-        " enable_tokenization_cache encode_only encoder_cuda_graph_config encoder_max_batch_size"
-        " encoder_max_num_tokens env_overrides generation_config gms_config hf_revision"
-        " kv_cache_compression_config layer_wise_benchmarks_config max_stats_len"
-        " mla_skip_correction_threshold model_kwargs multimodal_config mx_config num_serve_frontends"
-        " nvfp4_gemm_config otlp_traces_endpoint per_request_spec_decode_stats post_processor_hook"
-        " pp_partition prefill_capture_num_tokens prefill_cuda_graph_backend prometheus_metrics_config"
-        " ray_placement_config ray_worker_nsight_options reorder_policy_config sampler_force_async_worker"
-        " sleep_config telemetry_config use_cute_dsl_bf16_bmm use_cute_dsl_bf16_gemm"
-        " use_cute_dsl_blockscaling_bmm use_cute_dsl_blockscaling_mm use_fine_grained_sync",
+        """
+        checkpoint_io_policy custom_tokenizer disable_mm_encoder dwdp_config
+        enable_early_first_token_response enable_encoder_decoder_mixed_cuda_graph enable_energy_metrics
+        enable_in_graph_sampling enable_low_latency_host_dispatch enable_mla_skip_correction
+        enable_resource_governor enable_return_routed_experts enable_speculative_beam_history_d2h
+        enable_tokenization_cache encode_only encoder_cuda_graph_config encoder_max_batch_size
+        encoder_max_num_tokens env_overrides generation_config gms_config hf_revision
+        kv_cache_compression_config layer_wise_benchmarks_config max_stats_len
+        mla_skip_correction_threshold model_kwargs multimodal_config mx_config num_serve_frontends
+        nvfp4_gemm_config otlp_traces_endpoint per_request_spec_decode_stats post_processor_hook
+        pp_partition prefill_capture_num_tokens prefill_cuda_graph_backend prometheus_metrics_config
+        ray_placement_config ray_worker_nsight_options reorder_policy_config sampler_force_async_worker
+        sleep_config telemetry_config use_cute_dsl_bf16_bmm use_cute_dsl_bf16_gemm
+        use_cute_dsl_blockscaling_bmm use_cute_dsl_blockscaling_mm use_fine_grained_sync
+        """,
     ),
     (_since_1_3_candidate(20), "allow_request_chat_template"),
     (_since_1_3_candidate(24), "internal_request_auth_key"),
@@ -83,15 +87,20 @@ SECTIONS: Final[Mapping[str, Mapping[str, Span]]] = MappingProxyType(
             (ALWAYS, "batching_wait_iters enable_balance timeout_iters"),
             (
                 _SINCE_1_3,
-                "enable_kv_cache_aware_routing kv_cache_routing_account_for_in_transfer"
-                " kv_cache_routing_cold_start_warmup kv_cache_routing_conversation_affinity"
-                " kv_cache_routing_fair_share_multiplier kv_cache_routing_load_balance_weight"
-                " kv_cache_routing_match_rate_threshold kv_cache_routing_max_sessions"
-                " kv_cache_routing_new_conv_placement",
+                """
+                enable_kv_cache_aware_routing kv_cache_routing_account_for_in_transfer
+                kv_cache_routing_cold_start_warmup kv_cache_routing_conversation_affinity
+                kv_cache_routing_fair_share_multiplier kv_cache_routing_load_balance_weight
+                kv_cache_routing_match_rate_threshold kv_cache_routing_max_sessions
+                kv_cache_routing_new_conv_placement
+                """,
             ),
         ),
         "cache_transceiver_config": _names(
-            (ALWAYS, "backend kv_transfer_sender_future_timeout_ms kv_transfer_timeout_ms max_tokens_in_buffer"),
+            (
+                ALWAYS,
+                "backend kv_transfer_sender_future_timeout_ms kv_transfer_timeout_ms max_tokens_in_buffer",
+            ),
             (_SINCE_1_3, "transceiver_runtime"),
             (
                 _since_1_3_candidate(20),
@@ -110,19 +119,22 @@ SECTIONS: Final[Mapping[str, Mapping[str, Span]]] = MappingProxyType(
         "kv_cache_config": _names(
             (
                 ALWAYS,
-                "attention_dp_events_gather_period_ms copy_on_partial_reuse cross_kv_cache_fraction dtype"
-                " enable_block_reuse enable_partial_reuse event_buffer_max_size free_gpu_memory_fraction"
-                " host_cache_size mamba_ssm_cache_dtype max_attention_window max_gpu_total_bytes max_tokens"
-                " secondary_offload_min_priority sink_token_length tokens_per_block"
-                " use_kv_cache_manager_v2 use_uvm",
+                """
+                attention_dp_events_gather_period_ms copy_on_partial_reuse cross_kv_cache_fraction dtype
+                enable_block_reuse enable_partial_reuse event_buffer_max_size free_gpu_memory_fraction
+                host_cache_size mamba_ssm_cache_dtype max_attention_window max_gpu_total_bytes max_tokens
+                secondary_offload_min_priority sink_token_length tokens_per_block use_kv_cache_manager_v2
+                use_uvm
+                """,
             ),
             (
                 _SINCE_1_3,
-                "avg_seq_len block_reuse_config disk_cache_path disk_cache_size disk_prefetch_num_reqs"
-                " enable_kv_pool_rebalance enable_swa_scratch_reuse fp8_context_mla_kv_len_cap"
-                " iteration_stats_interval kv_cache_event_hash_algo kv_events_config"
-                " mamba_ssm_philox_rounds mamba_ssm_stochastic_rounding mamba_state_config"
-                " max_util_for_resume pool_ratio",
+                """
+                avg_seq_len block_reuse_config disk_cache_path disk_cache_size disk_prefetch_num_reqs
+                enable_kv_pool_rebalance enable_swa_scratch_reuse fp8_context_mla_kv_len_cap
+                iteration_stats_interval kv_cache_event_hash_algo kv_events_config mamba_ssm_philox_rounds
+                mamba_ssm_stochastic_rounding mamba_state_config max_util_for_resume pool_ratio
+                """,
             ),
             (_UNTIL_1_2, "onboard_blocks"),
         ),
@@ -133,8 +145,10 @@ SECTIONS: Final[Mapping[str, Mapping[str, Span]]] = MappingProxyType(
         "lora_config": _names(
             (
                 ALWAYS,
-                "lora_ckpt_source lora_dir lora_target_modules max_cpu_loras max_lora_rank max_loras"
-                " swap_gate_up_proj_lora_b_weight trtllm_modules_to_hf_modules",
+                """
+                lora_ckpt_source lora_dir lora_target_modules max_cpu_loras max_lora_rank max_loras
+                swap_gate_up_proj_lora_b_weight trtllm_modules_to_hf_modules
+                """,
             ),
             (_SINCE_1_3, "cuda_graph_specialize_lora overlap_lora_and_base"),
         ),
@@ -148,9 +162,11 @@ SECTIONS: Final[Mapping[str, Mapping[str, Span]]] = MappingProxyType(
         "prometheus_metrics_config": _names(
             (
                 ALWAYS,
-                "e2e_request_latency_buckets request_decode_time_buckets request_inference_time_buckets"
-                " request_prefill_time_buckets request_queue_time_buckets time_per_output_token_buckets"
-                " time_to_first_token_buckets",
+                """
+                e2e_request_latency_buckets request_decode_time_buckets request_inference_time_buckets
+                request_prefill_time_buckets request_queue_time_buckets time_per_output_token_buckets
+                time_to_first_token_buckets
+                """,
             )
         ),
         "scheduler_config": _names(
@@ -161,18 +177,27 @@ SECTIONS: Final[Mapping[str, Mapping[str, Span]]] = MappingProxyType(
         "torch_compile_config": _names(
             (
                 ALWAYS,
-                "capture_num_tokens enable_fullgraph enable_inductor enable_piecewise_cuda_graph"
-                " enable_userbuffers max_num_streams",
+                """
+                capture_num_tokens enable_fullgraph enable_inductor enable_piecewise_cuda_graph
+                enable_userbuffers max_num_streams
+                """,
             )
         ),
     }
 )
 """Nested keys. Sections without an entry (unions such as speculative_config, free maps) are passed on unread."""
 
-NEVER_NULL: Final = frozenset(
-    {"kv_cache_config", "moe_config", "nvfp4_gemm_config", "scheduler_config", "telemetry_config"}
+_NO_SWITCH: Final = "the engine always has this section"
+NEVER_NULL: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "cache_transceiver_config": "an engine without it refuses every request that is split into phases",
+        "kv_cache_config": _NO_SWITCH,
+        "moe_config": _NO_SWITCH,
+        "nvfp4_gemm_config": _NO_SWITCH,
+        "scheduler_config": _NO_SWITCH,
+    }
 )
-"""Sections that the engine cannot switch off with null."""
+"""Sections that null cannot switch off, and why; null in any other section means "off"."""
 
 SERVE_OPTIONS: Final = _names(
     # `--config` says the same, but came late in 1.2.
@@ -225,7 +250,8 @@ OWNED: Final[Mapping[str, Ownership]] = MappingProxyType(
         ),
         "disagg_cluster": Ownership("engines are found through the Kubernetes API", _FIXED),
         "internal_request_auth_key": Ownership(
-            "everybody who can read the object could read the key, and the router does not sign requests", _FIXED
+            "everybody who can read the object could read the key, and the router does not sign requests",
+            _FIXED,
         ),
         "build_config": Ownership("it belongs to the TensorRT backend and repeats other keys", _FIXED),
     }

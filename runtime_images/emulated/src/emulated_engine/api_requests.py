@@ -78,7 +78,7 @@ def parse_order(body: object, *, is_chat: bool, configuration: Configuration) ->
         raise RequestError("the request body must be a JSON object")
     if not isinstance(body.get("model"), str):
         raise RequestError(f"model is {body.get('model')!r}: must be the name of the served model")
-    if body.get("n", 1) != 1 or body.get("best_of", 1) not in (1, None):
+    if body.get("n") not in (None, 1):
         raise RequestError(f"n is {body.get('n')!r}: this engine makes one choice per request")
     prompt = _chat_prompt(body) if is_chat else _completion_prompt(body.get("prompt"))
     output_tokens, ends_by_itself = _output(body, is_chat=is_chat)
@@ -138,7 +138,9 @@ def _token_count(text: str) -> int:
 
 def _output(body: Mapping[str, Any], *, is_chat: bool) -> tuple[int, bool]:
     """Output tokens, and whether they end by themselves before max_tokens."""
-    name = "max_completion_tokens" if is_chat and body.get("max_completion_tokens") is not None else "max_tokens"
+    name = (
+        "max_completion_tokens" if is_chat and body.get("max_completion_tokens") is not None else "max_tokens"
+    )
     longest = _positive(name, body.get(name), default=DEFAULT_MAX_TOKENS)
     shortest = _positive("min_tokens", body.get("min_tokens") or None, default=longest)
     # `ignore_eos` leaves only max_tokens to end an answer; what the client says of our own field always holds.
@@ -155,9 +157,7 @@ def _positive(name: str, value: object, *, default: int) -> int:
     return value
 
 
-def _disaggregated(
-    value: object, configuration: Configuration
-) -> tuple[Phase, Mapping[str, Any] | None]:
+def _disaggregated(value: object, configuration: Configuration) -> tuple[Phase, Mapping[str, Any] | None]:
     if value is None:
         return Phase.WHOLE, None
     if not isinstance(value, Mapping):
@@ -187,7 +187,11 @@ def _disaggregated(
 def _location(parameters: Mapping[str, Any] | None, prompt: Prompt) -> KvLocation:
     values = parameters or {}
     state = values.get("encoded_opaque_state")
-    if not isinstance(state, str) or values.get("ctx_request_id") is None or not values.get("first_gen_tokens"):
+    if (
+        not isinstance(state, str)
+        or values.get("ctx_request_id") is None
+        or not values.get("first_gen_tokens")
+    ):
         raise RequestError(
             "disaggregated_params of a generation_only request must carry encoded_opaque_state, ctx_request_id and "
             "first_gen_tokens: copy them from the context_only answer"

@@ -59,7 +59,13 @@ class Answer:
             content: dict[str, Any] = {"delta": {**role, "content": text}}
         else:
             content = {"text": text}
-        choice = {"index": 0, **content, "logprobs": None, "finish_reason": finish_reason, "stop_reason": None}
+        choice = {
+            "index": 0,
+            **content,
+            "logprobs": None,
+            "finish_reason": finish_reason,
+            "stop_reason": None,
+        }
         return event({**self._head(self._chunk_kind), "choices": [choice]})
 
     def usage_chunk(self, used: Mapping[str, Any]) -> bytes:

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from emulated_engine.clock import EngineClock
 from emulated_engine.errors import RequestError
 from emulated_engine.scheduler import Scheduler
-from emulated_engine.sequences import IterationsDone, Sequence, State, TokensReady, TransferWanted
+from emulated_engine.sequences import IterationsDone, Load, Sequence, State, TokensReady, TransferWanted
 
 TIMER_SECONDS = 0.001
 """uvloop's timers count whole milliseconds. Deadlines are rounded up to one, so that no wake-up comes early and has
@@ -134,6 +134,15 @@ class Engine:
     def open_requests(self) -> int:
         """Requests whose answer has not ended."""
         return len(self._streams)
+
+    def load(self) -> Load:
+        """What the engine holds."""
+        return self._scheduler.load()
+
+    @property
+    def reserved_tokens(self) -> int:
+        """KV tokens that are set aside."""
+        return self._scheduler.reserved_tokens
 
     def pump(self) -> None:
         """Do what is due and set the timer for what is next."""

@@ -14,6 +14,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from emulated_engine.sequences import (
     Event,
@@ -26,6 +27,9 @@ from emulated_engine.sequences import (
     TransferWanted,
 )
 from emulated_engine.timing import DecodeModel, Pace, PrefillModel
+
+LONGEST_RUN_SECONDS: Final = 1.0
+"""A run ends by then even when nobody waits for a token, so that statistics are never older."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,11 @@ class Scheduler:
         """When `advance` has something to do next; None: nothing runs."""
         return None if self._run is None else self._run.end
 
+    @property
+    def reserved_tokens(self) -> int:
+        """KV tokens that admitted and held sequences have set aside."""
+        return self._reserved
+
     def fits(self, sequence: Sequence) -> bool:
         """Whether the engine could ever hold `sequence`."""
         return sequence.reservation <= self.limits.kv_capacity_tokens
@@ -122,7 +131,9 @@ class Scheduler:
         if sequence.state is State.ENDED or sequence.cancelled:
             return
         if sequence.state is State.QUEUED:
-            (self._generations if sequence.phase is Phase.GENERATION_ONLY else self._contexts).remove(sequence)
+            (self._generations if sequence.phase is Phase.GENERATION_ONLY else self._contexts).remove(
+                sequence
+            )
             sequence.state = State.ENDED
         elif sequence.state is State.HELD:
             self._held.discard(sequence)
@@ -290,12 +301,18 @@ class Scheduler:
             self._prefill.base_seconds if chunks else 0.0, self._decode.base_seconds if self._batch else 0.0
         )
         stretch = self._stretch()
-        work = prefill_seconds + decode_seconds
         growth = self._decode.per_context_token_seconds * self._batch
+        pace = Pace(
+            first=stretch * (base + prefill_seconds + decode_seconds),
+            growth=stretch * growth,
+        )
+        steps = 1
+        if not chunks:
+            steps = max(1, min(self._reports[0][0] - self._step, pace.completed(LONGEST_RUN_SECONDS)))
         self._run = _Run(
             started_at=now,
-            pace=Pace(first=stretch * (base + work), growth=stretch * growth),
-            steps=1 if chunks else max(1, self._reports[0][0] - self._step),
+            pace=pace,
+            steps=steps,
             batch=self._batch,
             chunks=chunks,
             prefill_share=_share(prefill_seconds, decode_seconds, has_prompts=bool(chunks)),

@@ -36,6 +36,8 @@ class Sequence:
     output_tokens: int
     """Tokens after which it ends, the first one included; at least 1."""
     arrived_at: float
+    finish_reason: str = "length"
+    """How its end is counted."""
     chunk_tokens: int | None = None
     """Tokens per report (TensorRT-LLM's `stream_interval`); None: one report, at the end."""
     state: State = State.QUEUED
@@ -52,7 +54,8 @@ class Sequence:
     @property
     def reservation(self) -> int:
         """KV tokens that are set aside at admission: the longest it can become, so that none is ever evicted
-        (TensorRT-LLM's GUARANTEED_NO_EVICT, its default)."""
+        (TensorRT-LLM's GUARANTEED_NO_EVICT, its default).
+        """
         if self.phase is Phase.CONTEXT_ONLY:
             return self.prompt_tokens
         return self.prompt_tokens + self.output_tokens

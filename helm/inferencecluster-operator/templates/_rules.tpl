@@ -1,0 +1,37 @@
+{{/* What the operator may do in every namespace that it serves. No Secret is ever read. */}}
+{{- define "operator.rules" -}}
+- apiGroups: [gpupools.dev]
+  resources: [inferenceclusters]
+  verbs: [get, list, watch, patch] # patch: the finalizer
+- apiGroups: [gpupools.dev]
+  resources: [inferenceclusters/finalizers]
+  verbs: [update] # blocking owner references, where admission checks them (OpenShift)
+- apiGroups: [gpupools.dev]
+  resources: [enginepools]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [gpupools.dev]
+  resources: [inferenceclusters/status, enginepools/status]
+  verbs: [patch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [services, serviceaccounts, configmaps]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [rbac.authorization.k8s.io]
+  resources: [rolebindings]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [rbac.authorization.k8s.io]
+  resources: [clusterroles]
+  resourceNames: [{{ include "operator.routerClusterRole" . }}]
+  verbs: [bind] # this one role and no other: a RoleBinding can give away nothing else
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}

@@ -1,0 +1,315 @@
+"""From wanted to allowed sizes: tolerance, stabilisation, bounds, nodes, and one GPU budget over three pools.
+
+Per pool, in this order; the last step that changed the size is what it is `limited_by`:
+
+    tolerance       a wish within 10 % of the present size changes nothing
+    metrics         without every source no pool shrinks; without any, sizes hold
+    stabilization   the HPA's windows                   (`stabilization`)
+    behavior        the HPA's rate limits
+    minReplicas, maxReplicas
+    nodes           replicas that could not start are not asked for again until their back-off ends
+
+Then the budget, which a pool passes in tiers. Each tier hands out one replica at a time, always to the pool that
+lacks the largest share of what the tier wants for it (prefill, decode, mixed among equals), as long as it fits:
+
+    1  minReplicas of all pools
+    2  present sizes, where shrinking is forbidden
+    3  what prefill and decode need; each keeps its proportion, so neither starves the other
+    4  what mixed needs
+    5  what prefill and decode only hold for their stabilisation window
+    6  the same for mixed
+
+Tier 5 is the trade: *need* looks back over a short window, so a pool whose demand has gone gives GPUs to a pool that
+is short, long before it would shrink by itself. Example: budget 10, one GPU each; prefill needs 8, decode needs 2 and
+holds 6. Tier 3 grants 8 and 2, nothing is left to hold: decode releases 4. With a budget of 12 it keeps 4.
+
+Hard limits (budget, bounds, nodes) hold at once, whatever windows and rates say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from inferencecluster.core.fleet import Lifecycle, PoolName, Replica
+from inferencecluster.core.missing import Missing
+from inferencecluster.core.observation import PoolCapacity
+from inferencecluster.core.sizing import Wanted
+from inferencecluster.core.spec import ClusterSpec, PoolSpec, ScalingMode
+from inferencecluster.core.stabilization import PoolHistory, rate_limited, stabilized
+
+TOLERANCE_PERCENT: Final = 10
+"""The HPA's default tolerance, in whole numbers: 11 of 10 replicas is inside it."""
+
+BASE: Final = (PoolName.PREFILL, PoolName.DECODE)
+ALL: Final = (PoolName.PREFILL, PoolName.DECODE, PoolName.MIXED)
+
+SIZED_BY_DEMAND: Final = (ScalingMode.AUTOMATIC, ScalingMode.RECOMMEND)
+"""In the other modes somebody else has chosen the size: hard limits apply, tolerance and `behavior` do not."""
+
+Sizes = Mapping[PoolName, int]
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationMemory:
+    """What `allocate` remembers between two decisions; pools that it never saw are absent."""
+
+    pools: Mapping[PoolName, PoolHistory]
+
+    @classmethod
+    def empty(cls) -> AllocationMemory:
+        """Nothing decided yet: the sizes that are found count as just recommended."""
+        return cls(MappingProxyType({}))
+
+    @classmethod
+    def restored(cls, targets: Mapping[PoolName, int], now: float) -> AllocationMemory:
+        """After a restart, from the published sizes, as if they had just been recommended.
+
+        No pool shrinks before its window has passed again, and a half-done change of size goes on.
+        """
+        return cls(
+            MappingProxyType({name: PoolHistory.starting(size, now) for name, size in targets.items()})
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationRequest:
+    """Everything that one decision on sizes looks at."""
+
+    now: float
+    spec: ClusterSpec
+    replicas: tuple[Replica, ...]
+    wanted: tuple[Wanted, Wanted, Wanted] | Missing
+    """Prefill, decode, mixed; Missing when demand is: sizes hold."""
+    shrink_allowed: bool
+    """False while a source is missing (`Demand.complete`)."""
+    capacity: tuple[PoolCapacity, ...] | Missing
+    given_up: Mapping[PoolName, int]
+    """Replicas per pool that could not start and wait for their back-off; absent means none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The size a pool should have now."""
+
+    pool: PoolName
+    replicas: int
+    wanted: int
+    """Before any limit; the present size when demand is missing."""
+    limited_by: str
+    """`tolerance`, `metrics`, `stabilization`, `behavior`, `minReplicas`, `maxReplicas`, `nodes`, `budget`, or empty."""
+    reason: str
+    message: str
+    inputs: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """One pool before the budget."""
+
+    pool: PoolSpec
+    history: PoolHistory
+    wanted: Wanted
+    replicas: int
+    needed: int
+    """Without what is held only for the stabilisation window; <= `replicas`."""
+    kept: int
+    """What the pool must not lose but to hard limits."""
+    limited_by: str
+
+
+def allocate(
+    memory: AllocationMemory, request: AllocationRequest
+) -> tuple[AllocationMemory, tuple[Target, Target, Target]]:
+    """The sizes of prefill, decode and mixed, and the memory for the next decision.
+
+    The GPUs of all targets never exceed the budget. Each target is within its pool's bounds, unless nodes or a budget
+    below the minimums (`SpecError` elsewhere) force it lower; `limited_by` tells.
+    """
+    prefill, decode, mixed = (_wish(memory, request, name) for name in ALL)
+    wishes = (prefill, decode, mixed)
+    sizes = _share(wishes, request.spec.budget_gpus)
+    histories = {
+        wish.pool.name: wish.history.resize(sizes[wish.pool.name], request.now, request.spec.behavior)
+        for wish in wishes
+    }
+    targets = (
+        _target(prefill, sizes, request),
+        _target(decode, sizes, request),
+        _target(mixed, sizes, request),
+    )
+    return AllocationMemory(MappingProxyType(histories)), targets
+
+
+def _wish(memory: AllocationMemory, request: AllocationRequest, name: PoolName) -> _Wish:
+    """Every limit of one pool but the budget."""
+    spec, now, pool = request.spec, request.now, request.spec.pool(name)
+    history = memory.pools.get(name)
+    if history is None:
+        history = PoolHistory.starting(_count(request.replicas, name), now)
+    wanted = _wanted(request, name, history.size)
+    recommended, limited_by = _recommendation(request, wanted, history.size)
+    history = history.recommend(recommended, now, spec.behavior)
+    size = needed = recommended
+    if spec.mode in SIZED_BY_DEMAND:
+        size, limited_by = _follow(
+            stabilized(history, recommended, now, spec.behavior), "stabilization", size, limited_by
+        )
+        needed = min(size, history.highest(now - _trade_seconds(spec), recommended))
+        size, limited_by = _follow(
+            rate_limited(history, size, now, spec.behavior), "behavior", size, limited_by
+        )
+        needed = rate_limited(history, needed, now, spec.behavior)
+    size, limited_by = _follow(min(size, pool.max_replicas), "maxReplicas", size, limited_by)
+    size, limited_by = _follow(max(size, pool.min_replicas), "minReplicas", size, limited_by)
+    if request.given_up.get(name, 0) > 0:
+        size, limited_by = _follow(min(size, _placed(request.replicas, name)), "nodes", size, limited_by)
+    needed = min(max(needed, pool.min_replicas), size) if request.shrink_allowed else size
+    kept = min(size, 0 if request.shrink_allowed else history.size)
+    return _Wish(pool, history, wanted, size, needed, kept, limited_by)
+
+
+def _follow(proposed: int, limit: str, size: int, limited_by: str) -> tuple[int, str]:
+    """The proposed size, and the limit that it stands for when it differs from `size`."""
+    return proposed, limit if proposed != size else limited_by
+
+
+def _wanted(request: AllocationRequest, name: PoolName, size: int) -> Wanted:
+    """What sizing wants, or the present size while demand is missing."""
+    if isinstance(request.wanted, Missing):
+        return Wanted(name, size, request.wanted.reason, f"sizes hold: {request.wanted.message}", ())
+    return request.wanted[ALL.index(name)]
+
+
+def _recommendation(request: AllocationRequest, wanted: Wanted, size: int) -> tuple[int, str]:
+    """What this decision recommends, and why it is not what sizing wants (or empty)."""
+    if wanted.replicas < size and not request.shrink_allowed:
+        return size, "metrics"
+    if (
+        request.spec.mode in SIZED_BY_DEMAND
+        and 0 < abs(wanted.replicas - size) * 100 <= size * TOLERANCE_PERCENT
+    ):
+        return size, "tolerance"
+    return wanted.replicas, ""
+
+
+def _trade_seconds(spec: ClusterSpec) -> float:
+    """How long a pool must have wanted less before others may take its GPUs.
+
+    A trade costs the receiver a boot: what is given away must have been idle as long. Never longer than the user's
+    own window.
+    """
+    window = spec.behavior.scale_down.stabilization_window_seconds
+    return min(window, max(spec.boot_seconds, 2 * spec.interval_seconds))
+
+
+def _count(replicas: tuple[Replica, ...], name: PoolName) -> int:
+    return sum(replica.counts for replica in replicas if replica.home is name)
+
+
+def _placed(replicas: tuple[Replica, ...], name: PoolName) -> int:
+    """Replicas that have a node."""
+    return sum(
+        replica.counts and replica.lifecycle is not Lifecycle.PENDING
+        for replica in replicas
+        if replica.home is name
+    )
+
+
+def _share(wishes: tuple[_Wish, ...], budget: int) -> Sizes:
+    """The sizes that the budget allows."""
+    fair = _fill(wishes, budget, keep=False)
+    robbed = [
+        (wish.history.size - fair[wish.pool.name], wish.history.size)
+        for wish in wishes
+        if wish.pool.name in BASE and fair[wish.pool.name] < wish.history.size <= wish.needed
+    ]
+    # Both base pools are short: moving a replica or a tenth from one to the other costs a drain and a boot and gains
+    # next to nothing. Only a larger imbalance is worth it.
+    if robbed and all(loss <= max(1, size * TOLERANCE_PERCENT // 100) for loss, size in robbed):
+        return _fill(wishes, budget, keep=True)
+    return fair
+
+
+def _fill(wishes: tuple[_Wish, ...], budget: int, *, keep: bool) -> Sizes:
+    """All tiers in turn; with `keep`, base pools first get what they have and need."""
+    sizes = dict.fromkeys(ALL, 0)
+    tiers: list[tuple[tuple[PoolName, ...], list[int]]] = [
+        (ALL, [min(wish.pool.min_replicas, wish.replicas) for wish in wishes]),
+        (ALL, [wish.kept for wish in wishes]),
+        (BASE, [min(wish.history.size, wish.needed) if keep else 0 for wish in wishes]),
+        (BASE, [wish.needed for wish in wishes]),
+        (ALL, [wish.needed for wish in wishes]),
+        (BASE, [wish.replicas for wish in wishes]),
+        (ALL, [wish.replicas for wish in wishes]),
+    ]
+    for names, goals in tiers:
+        members = [
+            (wish.pool, goal) for wish, goal in zip(wishes, goals, strict=True) if wish.pool.name in names
+        ]
+        _fill_tier(
+            sizes,
+            members,
+            budget - sum(sizes[wish.pool.name] * wish.pool.gpus_per_replica for wish in wishes),
+        )
+    return sizes
+
+
+def _fill_tier(sizes: dict[PoolName, int], members: list[tuple[PoolSpec, int]], free: int) -> None:
+    """Raise `sizes` towards each member's goal out of `free` GPUs, largest relative deficit first."""
+    missing = sum(max(0, goal - sizes[pool.name]) * pool.gpus_per_replica for pool, goal in members)
+    if missing <= free:
+        sizes.update({pool.name: max(goal, sizes[pool.name]) for pool, goal in members})
+        return
+    while True:
+        short = [
+            (pool, goal)
+            for pool, goal in members
+            if sizes[pool.name] < goal and pool.gpus_per_replica <= free
+        ]
+        if not short:
+            return
+        pool, _ = max(short, key=lambda member: (member[1] - sizes[member[0].name]) / member[1])
+        sizes[pool.name] += 1
+        free -= pool.gpus_per_replica
+
+
+def _target(wish: _Wish, sizes: Sizes, request: AllocationRequest) -> Target:
+    """One pool's outcome, explained."""
+    size, wanted = sizes[wish.pool.name], wish.wanted.replicas
+    limited_by = "" if size == wanted else wish.limited_by
+    if size < wish.replicas and size < max(wanted, wish.pool.min_replicas):
+        limited_by = "budget"
+    message, inputs = wish.wanted.message, wish.wanted.inputs
+    if limited_by:
+        message = f"{message}; {size} instead of {wanted} by {_explained(limited_by, wish.pool, request)}"
+    return Target(wish.pool.name, size, wanted, limited_by, wish.wanted.reason, message, inputs)
+
+
+def _explained(limited_by: str, pool: PoolSpec, request: AllocationRequest) -> str:
+    """The limit with its value, for people."""
+    match limited_by:
+        case "budget":
+            return f"the budget of {request.spec.budget_gpus} GPUs"
+        case "maxReplicas":
+            return f"maxReplicas {pool.max_replicas}"
+        case "minReplicas":
+            return f"minReplicas {pool.min_replicas}"
+        case "nodes":
+            return f"the nodes: {request.given_up[pool.name]} could not start{_free(pool.name, request.capacity)}"
+        case "metrics":
+            return "missing metrics, without which no pool shrinks"
+        case _:
+            return limited_by
+
+
+def _free(name: PoolName, capacity: tuple[PoolCapacity, ...] | Missing) -> str:
+    if isinstance(capacity, Missing):
+        return ""
+    return "".join(
+        f", {item.free_gpus} GPUs are free, at most {item.largest_free_block} on one node"
+        for item in capacity
+        if item.pool is name
+    )

@@ -1,0 +1,206 @@
+"""What can ask for replicas: each need is a number of replicas, not rounded, with its reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from inferencecluster.core.demand import Demand
+from inferencecluster.core.fleet import PoolName, Replica
+from inferencecluster.core.missing import Missing
+from inferencecluster.core.observation import QueueState
+from inferencecluster.core.perfmodel import PerformanceModel
+from inferencecluster.core.spec import ClusterSpec
+
+PREFILL_TARGET: Final = 0.8
+"""Busy share of a prefill replica. Requests queue for it one by one: at 80 %, a pool of three lets 6 % of them wait
+longer than four prefills, a pool of six 0.4 % (Erlang C). Smaller pools get their room from rounding up."""
+DECODE_TARGET: Final = 0.85
+"""Share of the sequences that keep the ITL. Decode does not queue, it slows down: 15 % is twice the standard
+deviation of 180 sequences in flight, about one replica's batch."""
+KV_TARGET: Final = 0.9
+"""Share of KV memory that residents may fill: contexts grow until they end, and transfers land before they decode."""
+
+OLD_SHARE: Final = 0.5
+"""A queue counts once its head has spent half of the TTFT target: below, it is the usual wait of a busy pool."""
+
+BREACH_STEP: Final = 0.1
+SEVERE_BREACH: Final = 1.2
+SEVERE_STEP: Final = 0.2
+"""Safety net: 10 % more replicas while a latency is above its target, 20 % from 1.2 times the target on (the tiers of
+HeteroScale's negative feedback, arXiv 2508.19559)."""
+BREACH_REACH: Final = 1.5
+"""The safety net stops at 1.5 times what the model wants. A model that is off by more must be measured again, and a
+latency that more replicas do not lower (prompts too long for their target) must not eat the budget."""
+
+BUSY_LIMIT: Final = 0.95
+"""Busy share that the remaining replicas of a shrinking pool may reach."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Replicas for one reason."""
+
+    replicas: float
+    reason: str
+    """One CamelCase word."""
+    message: str
+
+
+def work_need(busy: float) -> Need:
+    """For prompts that keep `busy` replicas busy."""
+    message = f"arriving prompts keep {busy:.2f} replicas busy, {PREFILL_TARGET:.0%} of the pool at most"
+    return Need(busy / PREFILL_TARGET, "PrefillWork", message)
+
+
+def concurrency_need(sequences: float, batch: float) -> Need:
+    """For `sequences` in their token phase, `batch` of them on one replica."""
+    message = f"{sequences:.1f} sequences in flight, {batch:.1f} per replica within the ITL, {DECODE_TARGET:.0%} used"
+    return Need(sequences / batch / DECODE_TARGET, "DecodeConcurrency", message)
+
+
+def queue_needs(spec: ClusterSpec, demand: Demand, performance: PerformanceModel, busy: float) -> list[Need]:
+    """For prompts that wait, beside the `busy` replicas that arrivals take; nothing while the queue is young.
+
+    Age decides whether the backlog counts, depth decides how much. It has to drain within the TTFT target, or within
+    one interval where that is longer: what the replicas at hand drain before the next decision needs no new one.
+    """
+    queue = demand.queue
+    if isinstance(queue, Missing) or queue.head_age_seconds < OLD_SHARE * spec.slo.ttft_seconds:
+        return []
+    tokens = float(queue.held_tokens + queue.pending_prefill_tokens)
+    arrivals = demand.arrivals
+    weighted_mean = arrivals.tokens_squared / arrivals.tokens if arrivals.tokens > 0 else demand.prompt_tokens
+    backlog = performance.prefill.work(
+        requests=tokens / max(demand.prompt_tokens, 1.0), tokens=tokens, tokens_squared=tokens * weighted_mean
+    )
+    drain = max(spec.slo.ttft_seconds, spec.interval_seconds)
+    message = (
+        f"the oldest request waits {queue.head_age_seconds:.1f} s of a TTFT target of {spec.slo.ttft_seconds:.1f} s; "
+        f"{backlog:.1f} replica-seconds of prompts are to drain in {drain:.0f} s"
+    )
+    return [Need(busy + backlog / drain, "QueueAge", message)]
+
+
+def resident_needs(demand: Demand, performance: PerformanceModel, batch: float) -> list[Need]:
+    """For what decodes now or will as soon as it is let in, and for its KV memory."""
+    queue = demand.queue
+    if isinstance(queue, Missing):
+        return []
+    sequences = queue.decoding_sequences + queue.held_requests
+    capacity = max(performance.kv_capacity_tokens, 1)
+    return [
+        Need(
+            sequences / batch,
+            "SequencesInFlight",
+            f"{sequences} sequences decode or are held, {batch:.1f} per replica within the ITL",
+        ),
+        Need(
+            queue.resident_kv_tokens / capacity / KV_TARGET,
+            "KvResident",
+            f"{queue.resident_kv_tokens} KV tokens, {capacity} per replica, {KV_TARGET:.0%} used",
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """One measured latency beside its target, in seconds."""
+
+    name: str
+    measured: float | Missing
+    target: float
+    alone: float
+    """What an idle replica takes: no number of replicas gets below it."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnReplicas:
+    """What a pool's existing replicas tell about its size."""
+
+    count: int
+    serving: int
+    settled: bool
+    """All have served for a whole window of the metrics: a latency shows what this size achieves."""
+    busy: float | Missing
+    """Mean busy share of the GPUs: tensor pipe for prefill, memory bus for decode, the larger one for mixed."""
+
+    @classmethod
+    def of(cls, pool: PoolName, replicas: tuple[Replica, ...], demand: Demand) -> OwnReplicas:
+        """The replicas whose home is `pool`."""
+        own = [replica for replica in replicas if replica.home is pool and replica.counts]
+        since = demand.time - demand.metrics_seconds
+        settled = all(replica.ready_at is not None and replica.ready_at <= since for replica in own)
+        serving = sum(replica.is_serving for replica in own)
+        return cls(len(own), serving, settled, _busy(pool, demand))
+
+    def latency_needs(self, latency: Latency, model: Sequence[Need]) -> list[Need]:
+        """A step up while a latency is above its target; at least no step down."""
+        measured = latency.measured
+        if isinstance(measured, Missing) or measured <= latency.target or latency.alone >= latency.target:
+            return []
+        severity = measured / latency.target
+        step = SEVERE_STEP if severity >= SEVERE_BREACH else BREACH_STEP
+        # Replicas on their way may already be enough: no second step before the first one shows.
+        grown = self.count * (1.0 + step) if self.settled else float(self.count)
+        reach = BREACH_REACH * max(need.replicas for need in model)
+        message = (
+            f"{latency.name} {measured:.3f} s is {severity:.2f} times its target with {self.count} replicas"
+        )
+        return [Need(min(grown, reach), f"{latency.name.capitalize()}AboveTarget", message)]
+
+    def utilization_needs(self, fixed_share: float, model: Sequence[Need]) -> list[Need]:
+        """The fewest replicas that would stay below `BUSY_LIMIT`; no more than serve now, and none without work.
+
+        `fixed_share` of the busy time does not depend on load (see `fixed_share`) and stays when replicas go.
+        """
+        if isinstance(self.busy, Missing) or self.serving < 2 or all(need.replicas <= 0 for need in model):
+            return []
+        fixed = self.busy * fixed_share
+        room = BUSY_LIMIT - fixed
+        moving = (self.busy - fixed) * self.serving
+        fewest = min(float(self.serving), moving / room) if room > 0 else float(self.serving)
+        message = f"{self.serving} replicas are {self.busy:.0%} busy; fewer than {fewest:.1f} would exceed {BUSY_LIMIT:.0%}"
+        return [Need(fewest, "Utilization", message)]
+
+    def inputs(self) -> tuple[tuple[str, float], ...]:
+        """For the record of the decision."""
+        busy = () if isinstance(self.busy, Missing) else (("busyShare", self.busy),)
+        return (("replicas", float(self.count)), *busy)
+
+
+def fixed_share(performance: PerformanceModel, queue: QueueState | Missing, serving: int) -> float:
+    """Share of a decode step that reads the weights, whatever the batch; 0 when the batch is unknown.
+
+    It keeps the memory bus busy as soon as one sequence decodes, so that busy shares of merged replicas do not add up.
+    """
+    if isinstance(queue, Missing) or serving == 0:
+        return 0.0
+    decode = performance.decode
+    step = decode.step_seconds(queue.decoding_sequences / serving, queue.resident_kv_tokens / serving)
+    return decode.base_seconds / step if step > 0 else 0.0
+
+
+def surge(demand: Demand) -> float:
+    """The largest burst to expect before replicas that are ordered now serve, as a fraction of the plan.
+
+    The expected maximum of n normal deviates is about sqrt(2 ln n) standard deviations; n is the number of bins in
+    one boot. Without boot time nothing has to be carried; a longer one sees larger bursts.
+    """
+    bins = 1.0 + demand.boot_seconds / demand.bin_seconds
+    return demand.burstiness * math.sqrt(2.0 * math.log(bins))
+
+
+def _busy(pool: PoolName, demand: Demand) -> float | Missing:
+    known = demand.utilization.get(pool)
+    if known is None:
+        return Missing("NoSeries", f"no utilisation of the {pool} pool")
+    match pool:
+        case PoolName.PREFILL:
+            return known.tensor_active
+        case PoolName.DECODE:
+            return known.dram_active
+        case PoolName.MIXED:
+            return max(known.tensor_active, known.dram_active)

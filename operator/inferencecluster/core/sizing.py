@@ -1,0 +1,294 @@
+"""From demand to wanted sizes, before bounds, budget and stabilisation.
+
+Each pool collects *needs*, each a number of replicas with its reason; the largest one is wanted.
+
+    prefill   work          busy = prefill seconds arriving per second;  busy / PREFILL_TARGET
+              queue         busy + backlog seconds / time to drain it, once the head of the queue is old
+    decode    concurrency   requests/s * output * ITL / (batch within the ITL) / DECODE_TARGET
+              residents     sequences and KV tokens there now: they raise the size and never lower it, because more
+                            replicas make steps shorter and residents fewer (sized by them alone, the pool collapses)
+    mixed     burst         what the largest likely burst within one boot exceeds both base pools by
+              in flight     whole requests that replicas serve now
+    all       latency       measured latency above its target: a safety net against an optimistic model
+              utilisation   what the replicas that would remain could not carry
+
+Utilisation is no target: decode keeps the memory bus busy at any load (`needs.fixed_share`). Nothing here looks at a
+clock or at an earlier decision, so equal demand and fleet give equal sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from inferencecluster.core.arrivals import Arrivals
+from inferencecluster.core.demand import Demand
+from inferencecluster.core.fleet import PoolName, Replica
+from inferencecluster.core.missing import Missing
+from inferencecluster.core.needs import (
+    DECODE_TARGET,
+    PREFILL_TARGET,
+    Latency,
+    Need,
+    OwnReplicas,
+    concurrency_need,
+    fixed_share,
+    queue_needs,
+    resident_needs,
+    surge,
+    work_need,
+)
+from inferencecluster.core.perfmodel import PerformanceModel
+from inferencecluster.core.spec import ClusterSpec, PoolSpec
+
+POOL_OFF: Final = "PoolOff"
+ROUNDING: Final = 1e-9
+"""A need that exceeds a whole number only by the error of floating point is that number."""
+BURST_SHARE: Final = 0.5
+"""The mixed pool is rounded to the nearest: less than half a replica's burst is left to borrowed replicas."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Replicas that a pool should have if nothing limited it."""
+
+    pool: PoolName
+    replicas: int
+    reason: str
+    """The need that bound, one CamelCase word."""
+    message: str
+    inputs: tuple[tuple[str, float], ...]
+    """Name and value of everything that was weighed, in a fixed order."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """What one pool is sized for."""
+
+    performance: PerformanceModel
+    arrivals: Arrivals
+    context: float
+    """Mean context of a sequence in the middle of its output."""
+    itl: float
+    """The ITL to hold: its target, or a step over one sequence where that alone takes longer."""
+    sequences: float
+    """Requests in their token phase when every token takes the ITL (Little's law)."""
+
+    @classmethod
+    def of(cls, spec: ClusterSpec, demand: Demand, performance: PerformanceModel) -> _Load:
+        """The planned arrivals on replicas of this speed."""
+        arrivals = _planned(spec, demand)
+        context = demand.prompt_tokens + demand.output_tokens / 2
+        itl = max(spec.slo.itl_seconds, performance.decode.step_seconds(1.0, context))
+        return cls(performance, arrivals, context, itl, arrivals.requests * demand.output_tokens * itl)
+
+    @property
+    def batch(self) -> float:
+        """Sequences one replica decodes within the ITL; at least one, however slow."""
+        return max(1.0, self.performance.max_batch(itl_seconds=self.itl, mean_context_tokens=self.context))
+
+    @property
+    def busy(self) -> float:
+        """Replicas that the arriving prompts keep busy."""
+        return self.performance.prefill.work(
+            requests=self.arrivals.requests,
+            tokens=self.arrivals.tokens,
+            tokens_squared=self.arrivals.tokens_squared,
+        )
+
+    @property
+    def step_alone(self) -> float:
+        """Seconds of a decode step over one sequence."""
+        return self.performance.decode.step_seconds(1.0, self.context)
+
+    def inputs(self) -> tuple[tuple[str, float], ...]:
+        """For the record of the decision."""
+        return (
+            ("requestsPerSecond", self.arrivals.requests),
+            ("promptTokensPerSecond", self.arrivals.tokens),
+        )
+
+
+def size_pools(
+    spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...]
+) -> tuple[Wanted, Wanted, Wanted]:
+    """Wanted sizes of prefill, decode and mixed. A base pool with `max_replicas` 0 is off: mixed carries its phase."""
+    prefill = _size_prefill(spec, demand, replicas)
+    decode = _size_decode(spec, demand, replicas)
+    if prefill.reason == decode.reason == POOL_OFF:
+        return prefill, decode, _size_alone(spec, demand, replicas)
+    return prefill, decode, _size_mixed(spec, demand, (prefill.replicas, decode.replicas))
+
+
+def _planned(spec: ClusterSpec, demand: Demand) -> Arrivals:
+    """Arrivals to be ready for one boot from now, with headroom for the measured surprise.
+
+    The peak is held here only when the user's own stabilisation window is shorter: two holds would add up.
+    """
+    window = spec.behavior.scale_down.stabilization_window_seconds
+    arrivals = demand.forecast if window >= demand.hold_seconds else demand.forecast.at_least(demand.peak)
+    return arrivals.scaled(requests=1.0 + demand.surprise, tokens=1.0 + demand.surprise)
+
+
+def _size_prefill(spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...]) -> Wanted:
+    pool = spec.pool(PoolName.PREFILL)
+    if pool.max_replicas == 0:
+        return _switched_off(pool)
+    load = _Load.of(spec, demand, pool.performance)
+    own = OwnReplicas.of(pool.name, replicas, demand)
+    model = [work_need(load.busy), *queue_needs(spec, demand, pool.performance, load.busy)]
+    corrections = [
+        *own.latency_needs(_ttft(spec, demand, pool.performance), model),
+        *own.utilization_needs(0.0, model),
+    ]
+    inputs = (
+        *load.inputs(),
+        ("busyReplicas", load.busy),
+        *_queue_inputs(demand),
+        *own.inputs(),
+        *_measured("ttftSeconds", demand.ttft_seconds),
+    )
+    return _largest(pool, [*model, *corrections], inputs)
+
+
+def _size_decode(spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...]) -> Wanted:
+    pool = spec.pool(PoolName.DECODE)
+    if pool.max_replicas == 0:
+        return _switched_off(pool)
+    load = _Load.of(spec, demand, pool.performance)
+    own = OwnReplicas.of(pool.name, replicas, demand)
+    model = [
+        concurrency_need(load.sequences, load.batch),
+        *resident_needs(demand, pool.performance, load.batch),
+    ]
+    corrections = [
+        *own.latency_needs(_itl(spec, demand, load), model),
+        *own.utilization_needs(fixed_share(pool.performance, demand.queue, own.serving), model),
+    ]
+    inputs = (
+        *load.inputs(),
+        ("outputTokens", demand.output_tokens),
+        ("sequences", load.sequences),
+        ("sequencesPerReplica", load.batch),
+        *_resident_inputs(demand),
+        *own.inputs(),
+        *_measured("itlSeconds", demand.itl_seconds),
+    )
+    return _largest(pool, [*model, *corrections], inputs)
+
+
+def _size_mixed(spec: ClusterSpec, demand: Demand, base: tuple[int, int]) -> Wanted:
+    """Beside base pools of `base` replicas (prefill, decode)."""
+    pool = spec.pool(PoolName.MIXED)
+    load = _Load.of(spec, demand, pool.performance)
+    prefill = _Load.of(spec, demand, spec.pool(PoolName.PREFILL).performance)
+    decode = _Load.of(spec, demand, spec.pool(PoolName.DECODE).performance)
+    # For the seconds of a burst the base pools may run full: only what exceeds them counts.
+    burst = 1.0 + surge(demand)
+    prompts = max(0.0, prefill.busy * burst - base[0])
+    sequences = max(0.0, decode.sequences * burst - base[1] * decode.batch)
+    # Prompts take another time on mixed replicas when their hardware differs.
+    pace = load.busy / prefill.busy if prefill.busy > 0 else 1.0
+    excess = prompts * pace + sequences / load.batch
+    whole = 0 if isinstance(demand.queue, Missing) else demand.queue.mixed_requests
+    needs = (
+        Need(
+            excess,
+            "Burst",
+            f"bursts {burst - 1.0:.0%} above the plan exceed the base pools by {excess:.2f} replicas",
+        ),
+        Need(
+            whole / load.batch,
+            "MixedInFlight",
+            f"{whole} whole requests in flight, {load.batch:.1f} per replica",
+        ),
+    )
+    inputs = (
+        ("burstiness", demand.burstiness),
+        ("bootSeconds", demand.boot_seconds),
+        ("excessPrefillReplicas", prompts),
+        ("excessSequences", sequences),
+        ("mixedRequests", float(whole)),
+    )
+    largest = max(needs, key=lambda need: need.replicas)
+    size = math.floor(largest.replicas + BURST_SHARE)
+    if size == 0:
+        return Wanted(pool.name, 0, "NoBurst", "prefill and decode carry the bursts that are likely", inputs)
+    return Wanted(pool.name, size, largest.reason, largest.message, inputs)
+
+
+def _size_alone(spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...]) -> Wanted:
+    """The mixed pool of a cluster without base pools: both phases share the time of each replica."""
+    pool = spec.pool(PoolName.MIXED)
+    load = _Load.of(spec, demand, pool.performance)
+    own = OwnReplicas.of(pool.name, replicas, demand)
+    decoding = load.sequences / load.batch
+    message = (
+        f"prompts keep {load.busy:.2f} replicas busy, {load.sequences:.1f} sequences fill {decoding:.2f}"
+    )
+    model = [
+        Need(load.busy / PREFILL_TARGET + decoding / DECODE_TARGET, "WholeRequests", message),
+        *queue_needs(spec, demand, pool.performance, load.busy + decoding),
+        *resident_needs(demand, pool.performance, load.batch),
+    ]
+    corrections = [
+        *own.latency_needs(_ttft(spec, demand, pool.performance), model),
+        *own.latency_needs(_itl(spec, demand, load), model),
+        *own.utilization_needs(fixed_share(pool.performance, demand.queue, own.serving), model),
+    ]
+    inputs = (
+        *load.inputs(),
+        ("busyReplicas", load.busy),
+        ("sequences", load.sequences),
+        ("sequencesPerReplica", load.batch),
+        *_queue_inputs(demand),
+        *_resident_inputs(demand),
+        *own.inputs(),
+        *_measured("ttftSeconds", demand.ttft_seconds),
+        *_measured("itlSeconds", demand.itl_seconds),
+    )
+    return _largest(pool, [*model, *corrections], inputs)
+
+
+def _largest(pool: PoolSpec, needs: list[Need], inputs: tuple[tuple[str, float], ...]) -> Wanted:
+    """The largest need, rounded up; of equal ones the first, which is the model's."""
+    largest = max(needs, key=lambda need: need.replicas)
+    if largest.replicas <= 0:
+        return Wanted(pool.name, 0, "NoDemand", "nothing arrives, waits or decodes", inputs)
+    return Wanted(pool.name, math.ceil(largest.replicas - ROUNDING), largest.reason, largest.message, inputs)
+
+
+def _switched_off(pool: PoolSpec) -> Wanted:
+    return Wanted(pool.name, 0, POOL_OFF, "maxReplicas is 0: the mixed pool carries this phase", ())
+
+
+def _ttft(spec: ClusterSpec, demand: Demand, performance: PerformanceModel) -> Latency:
+    alone = performance.prefill.seconds(demand.prompt_tokens)
+    return Latency("TTFT", demand.ttft_seconds, spec.slo.ttft_seconds, alone)
+
+
+def _itl(spec: ClusterSpec, demand: Demand, load: _Load) -> Latency:
+    return Latency("ITL", demand.itl_seconds, spec.slo.itl_seconds, load.step_alone)
+
+
+def _measured(name: str, value: float | Missing) -> tuple[tuple[str, float], ...]:
+    return () if isinstance(value, Missing) else ((name, value),)
+
+
+def _queue_inputs(demand: Demand) -> tuple[tuple[str, float], ...]:
+    if isinstance(demand.queue, Missing):
+        return ()
+    return (
+        ("queueHeadAgeSeconds", demand.queue.head_age_seconds),
+        ("queuedTokens", float(demand.queue.held_tokens + demand.queue.pending_prefill_tokens)),
+    )
+
+
+def _resident_inputs(demand: Demand) -> tuple[tuple[str, float], ...]:
+    if isinstance(demand.queue, Missing):
+        return ()
+    return (
+        ("decodingSequences", float(demand.queue.decoding_sequences)),
+        ("residentKvTokens", float(demand.queue.resident_kv_tokens)),
+    )

@@ -1,0 +1,55 @@
+"""From the custom resource to the shape of one pool's engines."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from inferencecluster.api.engine import Backend, Engine
+from inferencecluster.api.translate import engine_version
+from inferencecluster.core.errors import SpecError
+from inferencecluster.core.missing import Missing
+from inferencecluster.render.context import PoolContext
+from inferencecluster.render.trtllm.profiles import EngineShape
+from inferencecluster.render.trtllm.versions import (
+    VERSION_FIELD,
+    EngineVersion,
+    parse_version,
+    require_supported,
+)
+
+EMULATED_VERSION: Final = "1.2.1"
+"""Release that emulated engines imitate when the user names none: the newest stable one."""
+
+
+def configured_version(engine: Engine) -> EngineVersion:
+    """The release that decides which keys are legal. Raises `SpecError` when it is absent, malformed or unsupported."""
+    if engine.backend is Backend.EMULATED:
+        # The tag of an emulated engine's image is a release of this operator.
+        text: str | Missing = engine.version or EMULATED_VERSION
+    else:
+        text = engine_version(engine)
+    if isinstance(text, Missing):
+        raise SpecError(
+            field=VERSION_FIELD,
+            value="absent",
+            rule="the tag of spec.engine.image does not start with a release number either",
+            advice="set it to the TensorRT-LLM release inside the image, such as 1.2.1",
+        )
+    version = parse_version(text)
+    require_supported(version)
+    return version
+
+
+def engine_shape(context: PoolContext) -> EngineShape:
+    """Shape of the pool's engines. Raises `SpecError` for a release that cannot be configured."""
+    engine = context.cluster.spec.engine
+    pool = context.pool_spec
+    return EngineShape(
+        version=configured_version(engine),
+        pool=context.pool,
+        tensor=pool.tensor_parallelism,
+        pipeline=pool.pipeline_stages,
+        max_batch_size=context.performance.max_batch_size,
+        transfer_backend=engine.kv_transfer.backend.value,
+        transfer_timeout_seconds=engine.kv_transfer.timeout_seconds,
+    )

@@ -1,0 +1,31 @@
+"""The one option of the suite: golden files change only when somebody asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="rewrite golden files instead of comparing with them"
+    )
+
+
+@pytest.fixture
+def matches_golden(request: pytest.FixtureRequest) -> Callable[[str, Path], None]:
+    """Asserts that a text equals the file, or writes the file under `--update-golden`."""
+    update = bool(request.config.getoption("--update-golden"))
+
+    def check(text: str, path: Path) -> None:
+        if update:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert path.exists(), f"{path.name} does not exist: run pytest --update-golden and read it"
+        assert text == path.read_text(encoding="utf-8"), (
+            f"{path.name} differs: if that is meant, run pytest --update-golden and read the diff"
+        )
+
+    return check

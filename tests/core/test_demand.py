@@ -1,0 +1,448 @@
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferencecluster.core.arrivals import Arrivals, Bin, burstiness_of, forecast_of, level_of, peak_of
+from inferencecluster.core.demand import (
+    BOOTS_KEPT,
+    PRIOR_OUTPUT_TOKENS,
+    PRIOR_PROMPT_TOKENS,
+    Demand,
+    DemandMemory,
+    MeanLength,
+    Plan,
+    observe_demand,
+)
+from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.missing import Missing
+from inferencecluster.core.observation import Flow, Observation, PoolUtilization, RouterSample
+from inferencecluster.core.trend import Point, fit_line, growth_per_second
+from tests.core.sizing_builders import MISSING, QUIET, cluster, fleet, flow, metrics, observation, waiting
+
+
+def watch(
+    counts: list[float], *, seconds: float = 15.0, memory: DemandMemory | None = None, length: float = 1000.0
+) -> tuple[DemandMemory, Demand]:
+    """One observation per interval, each with as many requests; routers and metrics answer."""
+    memory = memory or DemandMemory.empty()
+    seen: Demand | Missing = Missing("NotYet")
+    for index, count in enumerate(counts):
+        arrived = flow(count, seconds, length=length)
+        memory, seen = observe_demand(
+            memory,
+            observation(1000.0 + index * seconds, routers=arrived, metrics=metrics(arrived)),
+        )
+    assert isinstance(seen, Demand)
+    return memory, seen
+
+
+# --- rates -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_level_is_the_rate_of_the_latest_bin_when_it_holds_enough_requests() -> None:
+    _, seen = watch([1500.0, 1500.0, 3000.0])
+    assert seen.arrivals == Arrivals(200.0, 200_000.0, 200_000_000.0)
+
+
+def test_a_level_of_few_requests_is_counted_over_a_longer_window() -> None:
+    # 30 requests in each 15 s: 200 requests take 7 bins; the first two (without requests) are too old.
+    history = tuple(Bin(15.0 * n, 15.0, 30.0 if n > 2 else 0.0, 0.0, 0.0) for n in range(1, 11))
+    level, seconds = level_of(history, 15.0)
+    assert seconds == 105.0
+    assert level.requests == pytest.approx(2.0)
+
+
+def test_a_level_looks_back_no_further_than_two_minutes() -> None:
+    history = tuple(Bin(15.0 * n, 15.0, 1.0, 0.0, 0.0) for n in range(1, 21))
+    assert level_of(history, 15.0)[1] == 120.0
+
+
+def test_no_history_is_no_level() -> None:
+    assert level_of((), 15.0) == (Arrivals(0.0, 0.0, 0.0), 0.0)
+
+
+def test_the_peak_is_the_largest_level_of_the_hold() -> None:
+    history = tuple(
+        Bin(15.0 * n, 15.0, count, 0.0, 0.0)
+        for n, count in enumerate([9000.0, 1500.0, 4500.0, 1500.0], start=1)
+    )
+    assert peak_of(history, since=15.0, interval=15.0).requests == 300.0
+
+
+def test_the_hold_is_longer_than_a_boot_and_then_ends() -> None:
+    memory, _ = watch([3000.0])
+    quiet = 300.0
+    memory, seen = watch([quiet] * 8, memory=memory)
+    assert seen.hold_seconds > seen.boot_seconds == 120.0
+    # `watch` starts at 1000 s again: eight quiet bins end 105 s after the peak.
+    assert seen.peak.requests == pytest.approx(200.0)
+    late = observation(1000.0 + 181.0, routers=flow(quiet), metrics=metrics(flow(quiet)))
+    _, later = observe_demand(memory, late)
+    assert isinstance(later, Demand)
+    assert later.peak.requests == later.arrivals.requests == pytest.approx(20.0)
+
+
+def test_flows_between_two_ticks_add_up_in_one_bin() -> None:
+    memory = DemandMemory.empty()
+    for now in (1005.0, 1010.0, 1015.0):
+        arrived = flow(500.0, 5.0)
+        memory, _ = observe_demand(memory, observation(now, routers=arrived))
+    assert memory.history == (Bin(1015.0, 15.0, 1500.0, 1.5e6, 1.5e9),)
+
+
+def test_a_flow_without_time_adds_nothing() -> None:
+    memory, _ = watch([1500.0])
+    again, _ = observe_demand(memory, observation(1000.0, routers=flow(0.0, 0.0)))
+    assert again.history == memory.history
+
+
+def test_the_history_stays_bounded_for_any_boot_time() -> None:
+    spec = replace(cluster(), boot_seconds=7200.0)
+    memory = DemandMemory.empty()
+    for tick in range(2000):
+        look = observation(15.0 * tick, routers=flow(100.0), spec=spec)
+        memory, _ = observe_demand(memory, look)
+    assert len(memory.history) <= 70
+    assert len(memory.plans) <= 70
+
+
+# --- trend -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_line_through_a_ramp_has_its_slope_and_no_error() -> None:
+    line = fit_line([Point(t, 5.0 + 2.0 * t, 1.0) for t in range(8)])
+    assert line.slope == pytest.approx(2.0)
+    assert line.mean == pytest.approx(12.0)
+    assert line.slope_error == pytest.approx(0.0, abs=1e-9)
+    assert line.spread == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_line_by_hand() -> None:
+    # values 0, 3, 0 around times 0, 1, 2: flat, mean 1; residuals -1, 2, -1 -> variance 2; error sqrt(2 / (2/3) / 1)
+    line = fit_line([Point(0.0, 0.0, 1.0), Point(1.0, 3.0, 1.0), Point(2.0, 0.0, 1.0)])
+    assert line.slope == pytest.approx(0.0)
+    assert line.spread == pytest.approx(2.0**0.5)
+    assert line.slope_error == pytest.approx(3.0**0.5)
+
+
+def test_weights_count_as_repetitions() -> None:
+    heavy = fit_line([Point(0.0, 1.0, 2.0), Point(1.0, 2.0, 1.0), Point(2.0, 5.0, 1.0)])
+    assert heavy.mean == pytest.approx((2 * 1.0 + 2.0 + 5.0) / 4)
+
+
+def test_points_of_one_moment_have_no_slope() -> None:
+    line = fit_line([Point(1.0, value, 1.0) for value in (1.0, 2.0, 6.0)])
+    assert (line.mean, line.slope) == (3.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "growth"),
+    [
+        pytest.param([1.0, 2.0, 3.0, 4.0, 5.0], 0.0, id="five points are no trend"),
+        pytest.param([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 1.0, id="a ramp"),
+        pytest.param([6.0, 5.0, 4.0, 3.0, 2.0, 1.0], 0.0, id="a fall is not extrapolated"),
+        pytest.param([1.0, 1.0, 1.0, 9.0, 9.0, 9.0], 0.0, id="a jump that is over has a flat later half"),
+        pytest.param([1.0, 9.0, 1.0, 9.0, 1.0, 9.0], 0.0, id="noise"),
+    ],
+)
+def test_growth(values: list[float], growth: float) -> None:
+    points = [Point(float(index), value, 1.0) for index, value in enumerate(values)]
+    assert growth_per_second(points) == pytest.approx(growth)
+
+
+def test_the_forecast_reaches_one_boot_and_one_interval_ahead() -> None:
+    # 10 requests/s more in each 15 s bin; the level is the last bin, whose middle lies 7.5 s back.
+    _, seen = watch([1500.0 + 150.0 * tick for tick in range(8)])
+    assert seen.arrivals.requests == pytest.approx(170.0)
+    assert seen.forecast.requests == pytest.approx(170.0 + (10.0 / 15.0) * (120.0 + 15.0 + 7.5))
+    assert seen.forecast.tokens == pytest.approx(seen.forecast.requests * 1000)
+    assert seen.forecast.tokens_squared == pytest.approx(seen.forecast.requests * 1e6)
+
+
+def test_a_trend_is_extrapolated_to_a_doubling_at_most() -> None:
+    history = [Bin(15.0 * n, 15.0, 1500.0 * n, 0.0, 0.0) for n in range(1, 9)]
+    now = Arrivals(100.0, 0.0, 0.0)
+    assert forecast_of(history, now, ahead=1000.0).requests == 200.0
+
+
+def test_the_forecast_of_a_falling_rate_is_the_rate() -> None:
+    _, seen = watch([3000.0 - 300.0 * tick for tick in range(8)])
+    assert seen.forecast == seen.arrivals
+
+
+# --- burstiness and surprise -----------------------------------------------------------------------------------------
+
+
+def test_a_steady_flow_has_no_burstiness() -> None:
+    _, seen = watch([1500.0] * 8)
+    assert seen.burstiness == pytest.approx(0.0)
+
+
+def test_burstiness_is_the_spread_around_the_mean() -> None:
+    # token rates 1 and 3 in turns, which a line cannot follow: standard deviation about 1 around 2
+    history = [Bin(15.0 * n, 15.0, 0.0, 15.0 if n % 2 else 45.0, 0.0) for n in range(1, 41)]
+    assert burstiness_of(history) == pytest.approx(0.5, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        pytest.param([Bin(15.0 * n, 15.0, 0.0, 15.0 * n, 0.0) for n in range(1, 6)], id="too short to tell"),
+        pytest.param([Bin(15.0 * n, 15.0, 0.0, 0.0, 0.0) for n in range(1, 9)], id="nothing arrives"),
+    ],
+)
+def test_burstiness_is_zero_when_it_cannot_be_told(history: list[Bin]) -> None:
+    assert burstiness_of(history) == 0.0
+
+
+def test_arrivals_above_the_plan_become_headroom() -> None:
+    # A plan of 100,000 tokens/s is due; 150,000 arrive. One bin of 15 s weighs 1 - exp(-15 / 900).
+    memory = replace(DemandMemory.empty(), plans=(Plan(1000.0, 100_000.0),))
+    after, seen = watch([2250.0], memory=memory)
+    assert seen.surprise == pytest.approx(0.5 * 0.016529, rel=1e-3)
+    assert after.plans == (Plan(1135.0, 150_000.0),)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        pytest.param(Plan(1000.0, 200_000.0), id="kept"),
+        pytest.param(Plan(1000.0, 0.0), id="for nothing"),
+        pytest.param(Plan(900.0, 1.0), id="long overdue"),
+    ],
+)
+def test_a_plan_that_cannot_surprise_leaves_no_headroom(plan: Plan) -> None:
+    _, seen = watch([2250.0], memory=replace(DemandMemory.empty(), plans=(plan,)))
+    assert seen.surprise == 0.0
+
+
+def test_one_plan_per_bin_is_kept() -> None:
+    memory, _ = watch([1500.0] * 4)
+    assert [plan.due for plan in memory.plans] == [1135.0, 1150.0, 1165.0, 1180.0]
+    again, _ = watch([50.0], seconds=1.0, memory=replace(memory, plans=(Plan(1134.0, 1.0),)))
+    assert len(again.plans) == 1
+
+
+# --- lengths and boots -----------------------------------------------------------------------------------------------
+
+
+def test_before_any_completion_the_prior_is_believed() -> None:
+    _, seen = watch([0.0])
+    assert (seen.prompt_tokens, seen.output_tokens) == (PRIOR_PROMPT_TOKENS, PRIOR_OUTPUT_TOKENS)
+
+
+def test_completions_replace_the_prior() -> None:
+    arrived = flow(90.0, length=500.0, completed=90.0, output=20.0)
+    _, seen = observe_demand(DemandMemory.empty(), observation(1000.0, routers=arrived))
+    assert isinstance(seen, Demand)
+    assert seen.output_tokens == pytest.approx((10 * 211 + 90 * 20) / 100)
+    assert seen.prompt_tokens == pytest.approx((10 * 1155 + 90 * 500) / 100)
+
+
+@pytest.mark.parametrize(
+    ("requests", "mean"),
+    [
+        pytest.param(0.0, 100.0, id="nothing new"),
+        pytest.param(1000.0, 150.0, id="half of the evidence"),
+        pytest.param(5000.0, 200.0, id="more than is remembered"),
+    ],
+)
+def test_a_mean_length_remembers_two_thousand_requests(requests: float, mean: float) -> None:
+    known = MeanLength(2000.0, 200_000.0)
+    assert known.learn(requests, requests * 200.0).mean == pytest.approx(mean)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e5), st.floats(1, 1e5)), max_size=30))
+def test_a_mean_length_stays_between_what_was_seen(samples: list[tuple[float, float]]) -> None:
+    known = DemandMemory.empty().output
+    for count, length in samples:
+        known = known.learn(count, count * length)
+    lengths = [PRIOR_OUTPUT_TOKENS, *(length for _, length in samples)]
+    assert min(lengths) * 0.999 <= known.mean <= max(lengths) * 1.001
+
+
+def test_measured_boots_replace_the_expected_one_also_after_the_replicas_are_gone() -> None:
+    boots = [40.0, 60.0, 50.0, 200.0]
+    replicas = tuple(
+        replace(replica, created_at=0.0, ready_at=boot)
+        for replica, boot in zip(fleet(prefill=4), boots, strict=True)
+    )
+    memory, seen = observe_demand(
+        DemandMemory.empty(), observation(1000.0, routers=flow(1.0), replicas=replicas)
+    )
+    assert isinstance(seen, Demand)
+    assert seen.boot_seconds == 60.0  # three of four are up by then
+    _, later = observe_demand(memory, observation(1015.0, routers=flow(1.0)))
+    assert isinstance(later, Demand)
+    assert later.boot_seconds == 60.0
+
+
+def test_a_replica_that_never_was_ready_or_took_too_long_does_not_spoil_the_estimate() -> None:
+    stuck, slow = fleet(prefill=2)
+    replicas = (replace(stuck, ready_at=None), replace(slow, created_at=0.0, ready_at=90_000.0))
+    _, seen = observe_demand(DemandMemory.empty(), observation(1000.0, routers=flow(1.0), replicas=replicas))
+    assert isinstance(seen, Demand)
+    assert seen.boot_seconds == 1800.0  # the startup deadline
+
+
+def test_only_the_latest_boots_count() -> None:
+    replicas = tuple(
+        replace(replica, created_at=float(index), ready_at=float(2 * index))
+        for index, replica in enumerate(fleet(prefill=BOOTS_KEPT + 5))
+    )
+    memory, _ = observe_demand(
+        DemandMemory.empty(), observation(1000.0, routers=flow(1.0), replicas=replicas)
+    )
+    assert [boot.seconds for boot in memory.boots] == [float(index) for index in range(5, BOOTS_KEPT + 5)]
+
+
+# --- sources ---------------------------------------------------------------------------------------------------------
+
+
+def test_neither_source_is_missing_and_keeps_the_history() -> None:
+    memory, _ = watch([1500.0] * 3)
+    after, seen = observe_demand(memory, observation(1060.0, routers=Missing("Timeout")))
+    assert isinstance(seen, Missing)
+    assert seen.reason == "NoSource"
+    assert (
+        seen.message
+        == "routers: Timeout; metrics: Down (connection refused); sizes hold until one of them answers"
+    )
+    assert after == memory
+
+
+def test_all_sources_are_complete() -> None:
+    _, seen = watch([1500.0])
+    assert seen.complete
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        pytest.param(observation(1000.0, routers=flow(1500.0)), id="metrics missing"),
+        pytest.param(observation(1000.0, metrics=metrics(flow(6000.0, 60.0))), id="routers missing"),
+    ],
+)
+def test_one_source_is_enough_to_see_the_rate_but_not_to_shrink(look: Observation) -> None:
+    _, seen = observe_demand(DemandMemory.empty(), look)
+    assert isinstance(seen, Demand)
+    assert not seen.complete
+    assert seen.gaps == (MISSING,)
+    assert seen.arrivals.requests == pytest.approx(100.0)
+
+
+def test_metrics_fill_in_for_routers_without_counting_twice() -> None:
+    memory, _ = watch([1500.0])
+    # The window of 60 s holds 100 requests/s; 15 s of it are new.
+    memory, seen = observe_demand(memory, observation(1015.0, metrics=metrics(flow(6000.0, 60.0))))
+    assert sum(item.requests for item in memory.history) == pytest.approx(6000.0 + 1500.0 + 1500.0)
+    assert isinstance(seen, Demand)
+    assert seen.queue == MISSING
+    same, _ = observe_demand(memory, observation(1015.0, metrics=metrics(flow(6000.0, 60.0))))
+    assert same.history == memory.history
+
+
+def test_metrics_seed_the_history_of_a_restarted_operator() -> None:
+    look = observation(1000.0, routers=flow(15.0), metrics=metrics(flow(60.0, 60.0)))
+    memory, _ = observe_demand(DemandMemory.empty(), look)
+    assert [(item.end, item.seconds) for item in memory.history] == [(985.0, 60.0), (1000.0, 15.0)]
+
+
+def test_routers_on_their_first_look_leave_the_rate_to_the_metrics() -> None:
+    look = observation(
+        1000.0,
+        routers=RouterSample(QUIET, Missing("FirstLook")),
+        metrics=metrics(flow(6000.0, 60.0)),
+    )
+    _, seen = observe_demand(DemandMemory.empty(), look)
+    assert isinstance(seen, Demand)
+    assert seen.complete
+    assert seen.arrivals.requests == pytest.approx(100.0)
+
+
+def test_a_queue_alone_is_demand_that_may_not_shrink() -> None:
+    queue = waiting(held_requests=3, held_tokens=3000, head_age_seconds=2.0)
+    look = observation(1000.0, routers=RouterSample(queue, Missing("FirstLook")))
+    _, seen = observe_demand(DemandMemory.empty(), look)
+    assert isinstance(seen, Demand)
+    assert seen.queue == queue
+    assert seen.arrivals == Arrivals(0.0, 0.0, 0.0)
+    assert not seen.complete
+
+
+@pytest.mark.parametrize(
+    ("told", "counted", "agree"),
+    [
+        pytest.param(1000.0, 1900.0, True, id="a scrape's delay"),
+        pytest.param(1000.0, 2100.0, False, id="a router was not asked"),
+        pytest.param(5.0, 30.0, True, id="too few to judge"),
+    ],
+)
+def test_metrics_that_saw_much_more_forbid_shrinking(told: float, counted: float, agree: bool) -> None:
+    memory, _ = watch([told])
+    look = observation(1015.0, routers=flow(told), metrics=metrics(flow(counted)))
+    _, seen = observe_demand(memory, look)
+    assert isinstance(seen, Demand)
+    assert seen.complete is agree
+    assert [gap.reason for gap in seen.gaps] == ([] if agree else ["SourcesDisagree"])
+
+
+def test_a_young_history_is_not_compared_with_a_long_window() -> None:
+    memory, _ = observe_demand(DemandMemory.empty(), observation(1000.0, routers=flow(1.0)))
+    look = observation(1015.0, routers=flow(1.0), metrics=metrics(flow(9000.0, 600.0)))
+    _, seen = observe_demand(memory, look)
+    assert isinstance(seen, Demand)
+    assert seen.complete
+
+
+def test_latencies_and_utilisation_pass_through() -> None:
+    busy = {PoolName.PREFILL: PoolUtilization(0.9, 0.3)}
+    sample = replace(metrics(flow(60.0, 60.0), ttft=0.3, itl=0.02), utilization=busy)
+    _, seen = observe_demand(DemandMemory.empty(), observation(1000.0, routers=flow(1.0), metrics=sample))
+    assert isinstance(seen, Demand)
+    assert (seen.ttft_seconds, seen.itl_seconds, seen.metrics_seconds) == (0.3, 0.02, 60.0)
+    assert seen.utilization == busy
+
+
+FLOWS = st.builds(
+    lambda seconds, requests, length, completed: flow(requests, seconds, length=length, completed=completed),
+    st.floats(0.5, 120),
+    st.floats(0, 1e5),
+    st.floats(1, 1e5),
+    st.floats(0, 1e5),
+)
+LOOKS = st.lists(
+    st.tuples(
+        st.floats(0, 200),
+        st.one_of(st.just(MISSING), st.just(RouterSample(QUIET, Missing("FirstLook"))), FLOWS),
+        st.one_of(st.just(MISSING), FLOWS),
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+@given(LOOKS)
+def test_any_sequence_of_observations_gives_finite_ordered_and_repeatable_demand(
+    looks: list[tuple[float, Missing | RouterSample | Flow, Missing | Flow]],
+) -> None:
+    memory, now = DemandMemory.empty(), 1000.0
+    for step, routers, counted in looks:
+        now += step
+        look = observation(
+            now, routers=routers, metrics=counted if isinstance(counted, Missing) else metrics(counted)
+        )
+        again = observe_demand(memory, look)
+        memory, seen = observe_demand(memory, look)
+        assert (memory, seen) == again
+        if isinstance(seen, Missing):
+            assert isinstance(routers, Missing)
+            assert isinstance(counted, Missing)
+            continue
+        assert 0 <= seen.arrivals.requests <= seen.forecast.requests <= 2.0 * seen.arrivals.requests
+        assert seen.arrivals.tokens <= seen.peak.tokens
+        assert 0 <= seen.surprise <= 0.5
+        assert seen.burstiness >= 0
+        assert seen.complete <= (not isinstance(routers, Missing) and not isinstance(counted, Missing))
