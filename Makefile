@@ -30,7 +30,7 @@ lint: env ## ruff, mypy --strict, the rings (import-linter), generated files
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy operator/inferencecluster e2e tests runtime_images/emulated/src runtime_images/trtllm/src benches
 	@$(VENV)/bin/lint-imports
-	@$(RUN) -m inferencecluster.api.crd --check crds
+	@$(RUN) -m inferencecluster.api.crd --check crds helm/inferencecluster-operator/files/crds
 
 unit: env ## unit tests with branch coverage (seconds to a few minutes)
 	@$(RUN) -m pytest tests --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
@@ -43,7 +43,7 @@ e2e-long: env ## the long versions: five minutes at rest, three minutes without 
 		-k "at_rest or without_prometheus" $(PYTEST_ARGS)
 
 generate: env ## rewrite generated files: CRDs
-	@$(RUN) -m inferencecluster.api.crd crds
+	@$(RUN) -m inferencecluster.api.crd crds helm/inferencecluster-operator/files/crds
 
 format: env ## format the code
 	@$(VENV)/bin/ruff format .

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -161,7 +161,8 @@ def _all_hold(expressions: Collection[Mapping[str, Any]], labels: Mapping[str, s
 
 def _holds(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
     """core/v1 NodeSelectorRequirement; an operator that is not known admits nothing."""
-    value, values = labels.get(expression["key"]), expression.get("values") or ()
+    value = labels.get(expression["key"])
+    values: Sequence[str] = expression.get("values") or ()
     match expression["operator"]:
         case "In":
             return value in values
@@ -171,16 +172,10 @@ def _holds(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
             return value is not None
         case "DoesNotExist":
             return value is None
-        case "Gt":
-            return _is_integer(value) and int(value or 0) > int(values[0])
-        case "Lt":
-            return _is_integer(value) and int(value or 0) < int(values[0])
+        case "Gt" | "Lt" as operator if value is not None and value.removeprefix("-").isdecimal():
+            return int(value) > int(values[0]) if operator == "Gt" else int(value) < int(values[0])
         case _:
             return False
-
-
-def _is_integer(value: str | None) -> bool:
-    return value is not None and value.removeprefix("-").isdecimal()
 
 
 def _tolerates(toleration: Mapping[str, Any], taint: tuple[str, str, str]) -> bool:

@@ -165,25 +165,31 @@ def requested_devices(spec: Manifest) -> dict[str, int]:
 
 def _lifecycle(pod: Manifest) -> tuple[Lifecycle, str]:
     """State and, for failed ones, why."""
-    status = pod.get("status") or {}
     if pod["metadata"].get("deletionTimestamp"):
         return Lifecycle.TERMINATING, ""
-    if status.get("phase") in ("Failed", "Succeeded"):
-        reason = status.get("reason") or f"Pod{status['phase']}"
-        return Lifecycle.FAILED, _sentence(reason, status.get("message", ""))
-    containers = status.get("containerStatuses") or ()
-    for container in containers:
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") in BROKEN_CONTAINER:
-            return Lifecycle.FAILED, _sentence(waiting["reason"], _why_broken(container, waiting))
+    status = pod.get("status") or {}
+    failure = _failure(status)
+    if failure:
+        return Lifecycle.FAILED, failure
     if not pod["spec"].get("nodeName"):
         return Lifecycle.PENDING, ""
     ready = _condition(status, "Ready")
     if ready.get("status") == "True":
         return Lifecycle.READY, ""
-    if _was_ready(ready, containers):
+    if _was_ready(ready, status.get("containerStatuses") or ()):
         return Lifecycle.UNREADY, ""
     return Lifecycle.STARTING, ""
+
+
+def _failure(status: Mapping[str, Any]) -> str:
+    """Why the Pod ended or its container cannot run; empty when neither is so."""
+    if status.get("phase") in ("Failed", "Succeeded"):
+        return _sentence(status.get("reason") or f"Pod{status['phase']}", status.get("message", ""))
+    for container in status.get("containerStatuses") or ():
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") in BROKEN_CONTAINER:
+            return _sentence(waiting["reason"], _why_broken(container, waiting))
+    return ""
 
 
 def _was_ready(ready: Mapping[str, Any], containers: Collection[Mapping[str, Any]]) -> bool:

@@ -34,9 +34,9 @@ def _count(table: str, port: int) -> int:
     return sum(1 for row in rows if row[3] == ESTABLISHED and int(row[1].rpartition(":")[2], 16) == port)
 
 
-def completed_requests(port: int) -> float | None:
+def completed_requests(host: str, port: int) -> float | None:
     """Requests that the engine has completed; None where it does not (yet, or at all) tell."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SCRAPE_TIMEOUT_SECONDS)
+    connection = http.client.HTTPConnection(host, port, timeout=SCRAPE_TIMEOUT_SECONDS)
     try:
         connection.request("GET", "/prometheus/metrics", headers={"Connection": "close"})
         response = connection.getresponse()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -11,6 +12,8 @@ from typing import Final
 
 PR_SET_CHILD_SUBREAPER: Final = 36
 """linux/prctl.h"""
+IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
+"""An ignored signal stays ignored in the programs one starts."""
 
 
 def adopt_orphans() -> None:
@@ -22,11 +25,20 @@ def adopt_orphans() -> None:
 
 
 def start(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Start `command` in a process group of its own, with no signal blocked and our output; returns its id.
+    """Start `command` in a process group of its own, with signals as a shell leaves them and our output.
+
+    Returns its process id, which is the group's too.
 
     Raises `OSError` when it cannot be started.
     """
-    return os.posix_spawnp(command[0], list(command), dict(environment), setpgroup=0, setsigmask=())
+    return os.posix_spawnp(
+        command[0],
+        list(command),
+        dict(environment),
+        setpgroup=0,
+        setsigmask=(),
+        setsigdef=IGNORED_BY_PYTHON,
+    )
 
 
 def reap() -> Iterator[tuple[int, int]]:
@@ -49,10 +61,8 @@ def exit_code(status: int) -> int:
 
 def send(process: int, number: signal.Signals) -> None:
     """Signal one process, unless it has ended."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(process, number)
-    except ProcessLookupError:
-        return
 
 
 def kill_everything(group: int) -> None:
@@ -61,10 +71,8 @@ def kill_everything(group: int) -> None:
     Killed processes leave their children to us (`adopt_orphans`), so the next round meets those that had left
     the group.
     """
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     while children := tuple(_children()):
         for process in children:
             send(process, signal.SIGKILL)

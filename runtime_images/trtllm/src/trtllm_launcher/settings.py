@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+LOOPBACK: Final = "127.0.0.1"
+EVERY_ADDRESS: Final = ("0.0.0.0", "::", "localhost")  # noqa: S104  -- compared with, not bound
+LARGEST_PORT: Final = 65535
 PREFIX: Final = "TRTLLM_LAUNCHER_"
 DEFAULT_PORT: Final = 8000
 """Of trtllm-serve."""
@@ -28,6 +31,8 @@ class Settings:
     """What to run and how long to wait. All times in seconds."""
 
     command: tuple[str, ...]
+    host: str
+    """Where to ask the engine for its metrics: `--host` of its command, or the loopback address."""
     port: int
     """Where the engine listens: `--port` of its command."""
     deadline_seconds: float = DEFAULT_DEADLINE_SECONDS
@@ -56,6 +61,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     command = tuple(arguments[1:] if arguments[:1] == ["--"] else arguments)
     return Settings(
         command=command,
+        host=_host(command),
         port=_port(command),
         deadline_seconds=_seconds(environment, "DEADLINE_SECONDS", DEFAULT_DEADLINE_SECONDS),
         stop_seconds=_seconds(environment, "STOP_SECONDS", DEFAULT_STOP_SECONDS),
@@ -64,16 +70,27 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     )
 
 
+def _host(command: Sequence[str]) -> str:
+    host = _option(command, "--host")
+    return LOOPBACK if host in EVERY_ADDRESS or host is None else host
+
+
 def _port(command: Sequence[str]) -> int:
+    text = _option(command, "--port")
+    if text is None:
+        return DEFAULT_PORT
+    if not text.isdecimal() or not 0 < int(text) < LARGEST_PORT + 1:
+        raise SettingsError(f"--port is {text!r}: must be a number from 1 to {LARGEST_PORT}")
+    return int(text)
+
+
+def _option(command: Sequence[str], wanted: str) -> str | None:
+    """Value of `--name value` or `--name=value`."""
     for index, word in enumerate(command):
         name, separator, value = word.partition("=")
-        if name != "--port":
-            continue
-        text = value if separator else "".join(command[index + 1 : index + 2])
-        if not text.isdecimal() or not 0 < int(text) < 65536:
-            raise SettingsError(f"--port is {text!r}: must be a number from 1 to 65535")
-        return int(text)
-    return DEFAULT_PORT
+        if name == wanted:
+            return value if separator else "".join(command[index + 1 : index + 2])
+    return None
 
 
 def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:
