@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.core.sizing_builders import MISSING, QUIET, cluster, fleet, flow, metrics, observation, waiting
 
 from inferencecluster.core.arrivals import Arrivals, Bin, burstiness_of, forecast_of, level_of, peak_of
 from inferencecluster.core.demand import (
@@ -19,7 +20,6 @@ from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import Flow, Observation, PoolUtilization, RouterSample
 from inferencecluster.core.trend import Point, fit_line, growth_per_second
-from tests.core.sizing_builders import MISSING, QUIET, cluster, fleet, flow, metrics, observation, waiting
 
 
 def watch(
@@ -154,7 +154,13 @@ def test_growth(values: list[float], growth: float) -> None:
 
 def test_the_forecast_reaches_one_boot_and_one_interval_ahead() -> None:
     # 10 requests/s more in each 15 s bin; the level is the last bin, whose middle lies 7.5 s back.
-    _, seen = watch([1500.0 + 150.0 * tick for tick in range(8)])
+    # (Without metrics, which would put one more bin before the first.)
+    memory = DemandMemory.empty()
+    seen: Demand | Missing = MISSING
+    for tick in range(8):
+        look = observation(1000.0 + 15.0 * tick, routers=flow(1500.0 + 150.0 * tick))
+        memory, seen = observe_demand(memory, look)
+    assert isinstance(seen, Demand)
     assert seen.arrivals.requests == pytest.approx(170.0)
     assert seen.forecast.requests == pytest.approx(170.0 + (10.0 / 15.0) * (120.0 + 15.0 + 7.5))
     assert seen.forecast.tokens == pytest.approx(seen.forecast.requests * 1000)
@@ -335,9 +341,9 @@ def test_one_source_is_enough_to_see_the_rate_but_not_to_shrink(look: Observatio
 
 def test_metrics_fill_in_for_routers_without_counting_twice() -> None:
     memory, _ = watch([1500.0])
-    # The window of 60 s holds 100 requests/s; 15 s of it are new.
+    # The window of 60 s holds 100 requests/s; 15 s of it are new. (The first look had taken 15 s from metrics, too.)
     memory, seen = observe_demand(memory, observation(1015.0, metrics=metrics(flow(6000.0, 60.0))))
-    assert sum(item.requests for item in memory.history) == pytest.approx(6000.0 + 1500.0 + 1500.0)
+    assert sum(item.requests for item in memory.history) == pytest.approx(1500.0 + 1500.0 + 1500.0)
     assert isinstance(seen, Demand)
     assert seen.queue == MISSING
     same, _ = observe_demand(memory, observation(1015.0, metrics=metrics(flow(6000.0, 60.0))))

@@ -76,7 +76,7 @@ def test_every_profile_has_room_for_a_batch() -> None:
 
 
 def test_an_unknown_profile_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(SpecError, match="llama-3.1-70b-fp8/h200-tp2") as caught:
+    with pytest.raises(SpecError, match=r"llama-3\.1-70b-fp8/h200-tp2") as caught:
         profile("gpt-2/h200-tp1")
     assert caught.value.value == "'gpt-2/h200-tp1'"
 

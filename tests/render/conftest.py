@@ -16,7 +16,6 @@ MakeContext = Callable[..., PoolContext]
 PLATFORM = Platform(
     router_image="registry.example/inferencecluster-operator:0.1.0",
     router_cluster_role="inferencecluster-operator-router",
-    emulated_image="registry.example/emulated-engine:0.1.0",
 )
 
 COEFFICIENTS = {

@@ -270,7 +270,7 @@ def test_only_engines_without_the_overlap_scheduler_are_offered_prefill_work(
         ("1.3.0rc29", PoolName.PREFILL, True),
     ],
 )
-def test_blocks_are_reused_only_where_sending_them_is_safe(version: str, pool: PoolName, reuse: bool) -> None:  # noqa: FBT001
+def test_blocks_are_reused_only_where_sending_them_is_safe(version: str, pool: PoolName, reuse: bool) -> None:
     assert profile(shape(version, pool))["kv_cache_config"]["enable_block_reuse"] is reuse
 
 

@@ -195,9 +195,7 @@ class MetricsBoard:
 
     def follow(self, key: ObjectKey, percentile: int) -> None:
         """Include a cluster, with the percentile of its SLO."""
-        if self._percentiles.get(key) != percentile:
-            self._percentiles[key] = percentile
-            self._read_at = -math.inf
+        self._percentiles[key] = percentile
 
     def forget(self, key: ObjectKey) -> None:
         """A cluster is gone."""

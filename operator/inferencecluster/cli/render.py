@@ -26,10 +26,8 @@ STANDARD_INPUT: Final = Path("-")
 
 _UID: Final = "00000000-0000-0000-0000-000000000000"
 """Stands for the uid that the API server will give; only shown."""
-_PLATFORM: Final = Platform(
-    router_image="inferencecluster-operator", emulated_image="emulated-engine", router_cluster_role="router"
-)
-"""Of an installation that is not asked: a replica depends on it only through the image of emulated engines."""
+_PLATFORM: Final = Platform(router_image="inferencecluster-operator", router_cluster_role="router")
+"""Of an installation that is not asked; nothing of it shows in a replica."""
 
 
 class OutputFormat(StrEnum):

@@ -13,7 +13,7 @@ Then the budget, which a pool passes in tiers. Each tier hands out one replica a
 lacks the largest share of what the tier wants for it (prefill, decode, mixed among equals), as long as it fits:
 
     1  minReplicas of all pools
-    2  present sizes, where shrinking is forbidden
+    2  present sizes, as far as missing signals or the user's rate limits forbid shrinking
     3  what prefill and decode need; each keeps its proportion, so neither starves the other
     4  what mixed needs
     5  what prefill and decode only hold for their stabilisation window
@@ -22,6 +22,8 @@ lacks the largest share of what the tier wants for it (prefill, decode, mixed am
 Tier 5 is the trade: *need* looks back over a short window, so a pool whose demand has gone gives GPUs to a pool that
 is short, long before it would shrink by itself. Example: budget 10, one GPU each; prefill needs 8, decode needs 2 and
 holds 6. Tier 3 grants 8 and 2, nothing is left to hold: decode releases 4. With a budget of 12 it keeps 4.
+
+Two pools that are both short share by their needs at once, but not for an imbalance of a replica or a tenth.
 
 Hard limits (budget, bounds, nodes) hold at once, whatever windows and rates say.
 """
@@ -116,7 +118,7 @@ class _Wish:
     needed: int
     """Without what is held only for the stabilisation window; <= `replicas`."""
     kept: int
-    """What the pool must not lose but to hard limits."""
+    """What the pool loses to hard limits only."""
     limited_by: str
 
 
@@ -153,7 +155,9 @@ def _wish(memory: AllocationMemory, request: AllocationRequest, name: PoolName) 
     recommended, limited_by = _recommendation(request, wanted, history.size)
     history = history.recommend(recommended, now, spec.behavior)
     size = needed = recommended
+    kept = 0
     if spec.mode in SIZED_BY_DEMAND:
+        kept = rate_limited(history, 0, now, spec.behavior)
         size, limited_by = _follow(
             stabilized(history, recommended, now, spec.behavior), "stabilization", size, limited_by
         )
@@ -166,8 +170,8 @@ def _wish(memory: AllocationMemory, request: AllocationRequest, name: PoolName) 
     size, limited_by = _follow(max(size, pool.min_replicas), "minReplicas", size, limited_by)
     if request.given_up.get(name, 0) > 0:
         size, limited_by = _follow(min(size, _placed(request.replicas, name)), "nodes", size, limited_by)
-    needed = min(max(needed, pool.min_replicas), size) if request.shrink_allowed else size
-    kept = min(size, 0 if request.shrink_allowed else history.size)
+    needed = min(max(needed, pool.min_replicas), size)
+    kept = min(size, kept if request.shrink_allowed else history.size)
     return _Wish(pool, history, wanted, size, needed, kept, limited_by)
 
 
@@ -279,7 +283,7 @@ def _fill_tier(sizes: dict[PoolName, int], members: list[tuple[PoolSpec, int]], 
 def _target(wish: _Wish, sizes: Sizes, request: AllocationRequest) -> Target:
     """One pool's outcome, explained."""
     size, wanted = sizes[wish.pool.name], wish.wanted.replicas
-    limited_by = "" if size == wanted else wish.limited_by
+    limited_by = "" if size == max(wanted, wish.pool.min_replicas) == wanted else wish.limited_by
     if size < wish.replicas and size < max(wanted, wish.pool.min_replicas):
         limited_by = "budget"
     message, inputs = wish.wanted.message, wish.wanted.inputs

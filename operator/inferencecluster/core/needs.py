@@ -197,10 +197,8 @@ def _busy(pool: PoolName, demand: Demand) -> float | Missing:
     known = demand.utilization.get(pool)
     if known is None:
         return Missing("NoSeries", f"no utilisation of the {pool} pool")
-    match pool:
-        case PoolName.PREFILL:
-            return known.tensor_active
-        case PoolName.DECODE:
-            return known.dram_active
-        case PoolName.MIXED:
-            return max(known.tensor_active, known.dram_active)
+    if pool is PoolName.PREFILL:
+        return known.tensor_active
+    if pool is PoolName.DECODE:
+        return known.dram_active
+    return max(known.tensor_active, known.dram_active)

@@ -53,10 +53,10 @@ def fit_line(points: Sequence[Point]) -> Line:
 
 
 def growth_per_second(points: Sequence[Point]) -> float:
-    """The upward slope that the points leave no doubt about; 0 for fewer than `MIN_POINTS`.
+    """The upward slope that the points leave little doubt about; 0 for fewer than `MIN_POINTS`.
 
     The smaller of two slopes, through all points and through their later half, each less its standard error: a jump
-    that is over has a flat later half, and noise seldom exceeds its own error twice. Never negative, because
+    that is over has a flat later half, and noise seldom exceeds its own error in both. Never negative, because
     shrinking waits for the level itself.
     """
     if len(points) < MIN_POINTS:

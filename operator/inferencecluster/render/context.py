@@ -20,8 +20,6 @@ class Platform:
     """Image of the routers of clusters that name none: the operator's own."""
     router_cluster_role: str
     """ClusterRole, made by the chart, that each cluster's router is bound to in its namespace."""
-    emulated_image: str | None = None
-    """Image of emulated engines of clusters that name none; absent means that they must."""
     emulated_faults: bool = False
     """Emulated engines serve /faults; for tests only, since everybody who reaches an engine can then break it."""
 

@@ -8,7 +8,6 @@ from typing import Final
 
 from inferencecluster.api.engine import Emulation
 from inferencecluster.api.names import ENGINE_PORT
-from inferencecluster.core.errors import SpecError
 from inferencecluster.render.context import PoolContext
 from inferencecluster.render.engineparts import CONFIG_DIRECTORY, EngineParts, ProbeTiming
 from inferencecluster.render.manifest import Manifest
@@ -42,7 +41,7 @@ def emulated_engine(context: PoolContext) -> EngineParts:
     engine = context.cluster.spec.engine
     served_name = context.cluster.spec.model.served_name or context.cluster.spec.model.source
     return EngineParts(
-        image=_image(context),
+        image=engine.image,
         command=("emulated-engine",),
         arguments=(
             *("serve", "--host", "0.0.0.0", "--port", str(ENGINE_PORT)),  # noqa: S104 - a Pod's only address
@@ -57,18 +56,6 @@ def emulated_engine(context: PoolContext) -> EngineParts:
         container_security=read_only(RESTRICTED_CONTAINER),
         volumes=(("tmp", "/tmp", {"emptyDir": {}}),),  # noqa: S108 - where Python's tempfile writes
     )
-
-
-def _image(context: PoolContext) -> str:
-    image = context.cluster.spec.engine.image or context.platform.emulated_image
-    if image is None:
-        raise SpecError(
-            field="spec.engine.image",
-            value="absent",
-            rule="this installation of the operator has no image of emulated engines of its own",
-            advice="name the image",
-        )
-    return image
 
 
 def _configuration(context: PoolContext, served_name: str) -> Manifest:

@@ -11,6 +11,8 @@ from inferencecluster.render.manifest import Manifest
 CONFIG_DIRECTORY: Final = "/etc/engine"
 NOTICE_SECONDS: Final = 5
 """Until every router has seen in its watch that the Pod is terminating; engines close their port at SIGTERM."""
+ENDING_SECONDS: Final = 60
+"""Beside the drain: unloading the engine, and what SIGTERM handling costs on a busy node."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from inferencecluster.api.names import (
 from inferencecluster.core.errors import SpecError
 from inferencecluster.render.context import PoolContext
 from inferencecluster.render.emulated import emulated_engine
-from inferencecluster.render.engineparts import CONFIG_DIRECTORY, EngineParts, ProbeTiming
+from inferencecluster.render.engineparts import CONFIG_DIRECTORY, ENDING_SECONDS, EngineParts, ProbeTiming
 from inferencecluster.render.manifest import Manifest, component_labels, object_metadata
 from inferencecluster.render.placement import placement
 from inferencecluster.render.resources import container_resources
@@ -28,8 +28,6 @@ DRAINED_GRACE_SECONDS: Final = 5
 """`gracePeriodSeconds` for deleting a replica that is fenced and idle: it need not sit out its preStop wait.
 Never 0, which removes the Pod before the kubelet has freed its GPUs."""
 
-_ENDING_SECONDS: Final = 60
-"""Beside the drain: unloading the engine, and what SIGTERM handling costs on a busy node."""
 _DIGEST_CHARACTERS: Final = 10
 _CONFIG_VOLUME: Final = "config"
 
@@ -137,7 +135,7 @@ def _pod_spec(context: PoolContext, engine: EngineParts) -> Manifest:
         "restartPolicy": "Always",
         "terminationGracePeriodSeconds": engine.pre_stop_seconds
         + scaling.drain_timeout_seconds
-        + _ENDING_SECONDS,
+        + ENDING_SECONDS,
         "securityContext": engine.pod_security,
         **_references(chosen),
         **placement(context.cluster, context.pool, context.pool_spec),

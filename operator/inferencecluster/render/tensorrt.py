@@ -6,12 +6,17 @@ from typing import Final
 
 import yaml
 
-from inferencecluster.api.engine import Engine, ModelCache
+from inferencecluster.api.engine import ModelCache
 from inferencecluster.api.pools import Pool
-from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.render.context import PoolContext
-from inferencecluster.render.engineparts import CONFIG_DIRECTORY, NOTICE_SECONDS, EngineParts, ProbeTiming
+from inferencecluster.render.engineparts import (
+    CONFIG_DIRECTORY,
+    ENDING_SECONDS,
+    NOTICE_SECONDS,
+    EngineParts,
+    ProbeTiming,
+)
 from inferencecluster.render.manifest import Manifest
 from inferencecluster.render.security import (
     LOCKED_MEMORY_CONTAINER,
@@ -21,12 +26,16 @@ from inferencecluster.render.security import (
 )
 from inferencecluster.render.trtllm.command import TELEMETRY_OFF, serve_arguments
 from inferencecluster.render.trtllm.config import engine_config
+from inferencecluster.render.trtllm.profiles import CONTEXT_ONLY_POOLS
 from inferencecluster.render.trtllm.shape import engine_shape
 from inferencecluster.render.trtllm.versions import EngineVersion
 
 CONFIG_FILE: Final = "config.yaml"
 TOKEN_VARIABLE: Final = "HF_TOKEN"  # noqa: S105 - the variable's name
 _CACHE_DIRECTORY: Final = "/cache"
+
+_LAUNCHER_MARGIN_SECONDS: Final = ENDING_SECONDS // 2
+"""The launcher ends the engine itself before the kubelet kills both."""
 
 _SHM_GIB_PER_GPU: Final = 8
 _SHM_GIB_LEAST: Final = 16
@@ -67,11 +76,11 @@ def tensorrt_engine(context: PoolContext) -> EngineParts:
         config_path=f"{CONFIG_DIRECTORY}/{CONFIG_FILE}",
     )
     return EngineParts(
-        image=_image(engine),
+        image=engine.image,
         arguments=tuple(arguments),
         config_file=CONFIG_FILE,
         config_text=yaml.safe_dump(engine_config(shape, engine.config), sort_keys=True),
-        environment=_environment(shape.version),
+        environment={**_environment(shape.version), **_launcher_environment(context)},
         secret_environment=_token(context),
         requests={
             "cpu": str(_CORES_PER_GPU * pool.gpus_per_replica),
@@ -85,20 +94,9 @@ def tensorrt_engine(context: PoolContext) -> EngineParts:
             ("shm", "/dev/shm", _shared_memory(pool)),  # noqa: S108 - the place that NCCL and MPI expect
         ),
         # A prefill answer ends before its KV cache was fetched, so the engine's own wait for open answers is not enough.
-        pre_stop_seconds=NOTICE_SECONDS + engine.kv_transfer.timeout_seconds,
+        pre_stop_seconds=NOTICE_SECONDS + _transfer_seconds(context),
         labels={"llm-d.ai/role": _LLM_D_ROLES[context.pool], "llm-d.ai/engine-type": "trtllm-serve"},
     )
-
-
-def _image(engine: Engine) -> str:
-    if engine.image is None:
-        raise SpecError(
-            field="spec.engine.image",
-            value="absent",
-            rule="backend TensorRTLLM has no default image",
-            advice="name the engine image, such as nvcr.io/nvidia/tensorrt-llm/release:1.2.1",
-        )
-    return engine.image
 
 
 def _environment(version: EngineVersion) -> dict[str, str]:
@@ -111,6 +109,22 @@ def _environment(version: EngineVersion) -> dict[str, str]:
         # PyTorch asks for the user's name, which a container without a passwd entry does not have.
         "USER": "engine",
         name: value,
+    }
+
+
+def _transfer_seconds(context: PoolContext) -> int:
+    """How long others may still fetch KV caches after the engine's last answer; 0 where nobody does."""
+    if context.pool not in CONTEXT_ONLY_POOLS:
+        return 0
+    return context.cluster.spec.engine.kv_transfer.timeout_seconds
+
+
+def _launcher_environment(context: PoolContext) -> dict[str, str]:
+    """Settings of `runtime_images/trtllm`; images without the launcher ignore them."""
+    deadline = context.cluster.spec.scaling.drain_timeout_seconds + _LAUNCHER_MARGIN_SECONDS
+    return {
+        "TRTLLM_LAUNCHER_DEADLINE_SECONDS": str(deadline),
+        "TRTLLM_LAUNCHER_KV_TRANSFER_SECONDS": str(_transfer_seconds(context)),
     }
 
 

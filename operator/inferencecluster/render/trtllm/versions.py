@@ -78,7 +78,7 @@ SUPPORTED: Final = (
     ("1.3.0rcN", Span(EngineVersion(1, 3, 0, candidate=0), EngineVersion(1, 3, 0))),
 )
 """Lines whose keys and protocol are known. 1.1 lacks the transfer timeout; 1.3.0 was never released, and 1.4 is
-a pre-release whose engines refuse unsigned transfers (PR 16002)."""
+a pre-release whose engines may refuse unsigned transfers (PR 16002)."""
 
 
 def require_supported(version: EngineVersion) -> None:

@@ -14,6 +14,14 @@ from emulated_engine.errors import ConfigurationError
 from emulated_engine.timing import DecodeModel, PrefillModel
 
 ROLES: Final = ("prefill", "decode", "mixed")
+POSITIVE_INTEGERS: Final = (
+    "kv_capacity_tokens",
+    "max_batch_size",
+    "max_num_tokens",
+    "stream_interval",
+    "tokens_per_block",
+    "gpus",
+)
 VERSION_PATTERN: Final = re.compile(r"^(\d+)\.(\d+)\.\d+")
 
 
@@ -26,7 +34,7 @@ class Configuration:
     kv_capacity_tokens: int
     """Tokens whose KV cache the engine holds."""
     max_batch_size: int = 256
-    """Sequences that are prefilled, transferred or decoded at once."""
+    """Sequences that are prefilled, transferred or decoded at once; never more than `max_num_tokens`."""
     max_num_tokens: int = 8192
     """Tokens of one iteration: one per decoding sequence, the rest for prompts."""
     role: str = "mixed"
@@ -65,7 +73,7 @@ class Configuration:
 
     def __post_init__(self) -> None:
         """Raises `ConfigurationError` for the first rule that does not hold."""
-        for name in ("kv_capacity_tokens", "max_batch_size", "stream_interval", "tokens_per_block", "gpus"):
+        for name in POSITIVE_INTEGERS:
             _require(name, getattr(self, name), getattr(self, name) >= 1, "must be at least 1")
         for name in ("kv_bytes_per_token", "boot_seconds"):
             _require(name, getattr(self, name), getattr(self, name) >= 0, "must not be negative")
@@ -76,12 +84,6 @@ class Configuration:
         _require("role", self.role, self.role in ROLES, f"must be one of {', '.join(ROLES)}")
         _require(
             "version", self.version, VERSION_PATTERN.match(self.version) is not None, "must start with X.Y.Z"
-        )
-        _require(
-            "max_num_tokens",
-            self.max_num_tokens,
-            self.max_num_tokens >= self.max_batch_size,
-            f"must be at least max_batch_size {self.max_batch_size}: every decoding sequence needs one token",
         )
         self._check_models()
 

@@ -119,9 +119,11 @@ class Engine:
         self.release(sequence)
 
     def close(self, sequence: Sequence, *, keep_cache: bool = False) -> None:
-        """The request of `sequence` is over, finished or not; `keep_cache`: its held KV cache stays."""
-        self._streams.pop(sequence, None)
-        if not keep_cache:
+        """The request of `sequence` is over: finished, left by its client or refused by `submit`.
+
+        `keep_cache`: its held KV cache stays.
+        """
+        if self._streams.pop(sequence, None) is not None and not keep_cache:
             self.release(sequence)
 
     def release(self, sequence: Sequence) -> None:

@@ -63,7 +63,7 @@ class Replica:
         settings = self.configuration
         limits = Limits(
             kv_capacity_tokens=settings.kv_capacity_tokens,
-            max_batch_size=settings.max_batch_size,
+            max_batch_size=min(settings.max_batch_size, settings.max_num_tokens),
             max_num_tokens=settings.max_num_tokens,
             splits_prompts=settings.splits_prompts,
         )

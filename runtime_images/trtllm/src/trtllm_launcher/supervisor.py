@@ -120,7 +120,9 @@ class Supervisor:
     def _see(self, now: float) -> Sighting:
         # Connections first: asking for metrics opens one.
         connections = activity.open_connections(self._settings.port)
-        sighting = Sighting(now, connections, activity.completed_requests(self._settings.host, self._settings.port))
+        sighting = Sighting(
+            now, connections, activity.completed_requests(self._settings.host, self._settings.port)
+        )
         self._history.see(sighting)
         return sighting
 

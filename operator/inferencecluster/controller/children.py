@@ -1,0 +1,224 @@
+"""Children: what a cluster owns beside its replicas. Written only when they are not as rendered, never taken from others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from inferencecluster.adapters.informer import ObjectKey
+from inferencecluster.adapters.kube import DeleteGuard, KubeClient, Selection
+from inferencecluster.adapters.kube_resources import (
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    DISRUPTION_BUDGETS,
+    POOLS,
+    ROLE_BINDINGS,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+    Manifest,
+    describe,
+    resource_of,
+)
+from inferencecluster.adapters.pods import controller_uid
+from inferencecluster.api.inferencecluster import InferenceCluster
+from inferencecluster.api.names import (
+    API_VERSION,
+    CLUSTER_KIND,
+    COMPONENT_ENGINE,
+    LABEL_CLUSTER,
+    LABEL_COMPONENT,
+    LABEL_POOL,
+    LABEL_REVISION,
+    POOL_KIND,
+)
+from inferencecluster.controller.accepted import AcceptedSpec
+from inferencecluster.controller.difference import is_as_rendered
+from inferencecluster.controller.state import ChildMemo
+from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.spec import ScalingMode
+from inferencecluster.core.status import PoolStatus
+from inferencecluster.render.enginepool import enginepool_name, render_enginepool
+from inferencecluster.render.router import router_name
+
+CHILD_KINDS: Final = (
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    DISRUPTION_BUDGETS,
+    POOLS,
+    ROLE_BINDINGS,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+)
+"""Kinds whose changes make a cluster's children worth comparing again."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ChildView:
+    """A child, narrowed to whether it changed."""
+
+    cluster: ObjectKey
+    uid: str
+    version: str
+    """Its generation where the kind counts them (status changes do not), else its resource version."""
+
+
+def project_child(manifest: Manifest) -> ChildView | None:
+    """The part of a child that matters here; None for objects of nobody's cluster."""
+    metadata = manifest["metadata"]
+    cluster = (metadata.get("labels") or {}).get(LABEL_CLUSTER)
+    if cluster is None:
+        return None
+    version = str(metadata.get("generation") or metadata["resourceVersion"])
+    return ChildView(ObjectKey(metadata["namespace"], cluster), metadata["uid"], version)
+
+
+class Children:
+    """Keeps children as rendered."""
+
+    def __init__(self, client: KubeClient) -> None:
+        self._client = client
+
+    async def settle(
+        self, accepted: AcceptedSpec, memo: ChildMemo, targets: Mapping[PoolName, int]
+    ) -> tuple[str, ...]:
+        """Apply whatever is not as rendered; descriptions of foreign objects that stand in the way.
+
+        Raises `ApplyError` and `ApiUnavailable`; what was settled before stays settled.
+        """
+        for manifest in accepted.children:
+            await self._settle(manifest, accepted.cluster, memo)
+        for pool, replicas in targets.items():
+            await self._settle_pool(accepted, pool, memo, replicas)
+        return tuple(sorted(" ".join(name) for name in memo.foreign))
+
+    async def report_pools(
+        self, cluster: InferenceCluster, memo: ChildMemo, pools: Collection[PoolStatus]
+    ) -> None:
+        """Write the status of EnginePools whose counts changed. Raises `ApplyError` and `ApiUnavailable`."""
+        for pool in pools:
+            name = enginepool_name(cluster.metadata.name, pool.name)
+            counts = (pool.ready + pool.starting, pool.ready)
+            if memo.pool_counts.get(pool.name) == counts or (POOL_KIND, name) in memo.foreign:
+                continue
+            selector = {
+                LABEL_CLUSTER: cluster.metadata.name,
+                LABEL_COMPONENT: COMPONENT_ENGINE,
+                LABEL_POOL: pool.name.value,
+            }
+            await self._client.apply_status(
+                {
+                    "apiVersion": API_VERSION,
+                    "kind": POOL_KIND,
+                    "metadata": {"name": name, "namespace": cluster.metadata.namespace},
+                    "status": {
+                        "replicas": counts[0],
+                        "readyReplicas": counts[1],
+                        "selector": ",".join(f"{key}={value}" for key, value in selector.items()),
+                    },
+                }
+            )
+            memo.pool_counts[pool.name] = counts
+
+    async def collect(self, accepted: AcceptedSpec, revisions: Collection[str]) -> None:
+        """Delete what the spec no longer renders: engine configurations that no replica's revision uses, and a
+        disruption budget that one router does not have. Raises `ApplyError` and `ApiUnavailable`.
+        """
+        cluster = accepted.cluster
+        rendered = {(child["kind"], child["metadata"]["name"]) for child in accepted.children}
+        if ("PodDisruptionBudget", router_name(cluster.metadata.name)) not in rendered:
+            budget = await self._client.get(
+                DISRUPTION_BUDGETS, router_name(cluster.metadata.name), namespace=cluster.metadata.namespace
+            )
+            if budget is not None:
+                await self._delete(
+                    {**budget, "apiVersion": DISRUPTION_BUDGETS.api_version, "kind": DISRUPTION_BUDGETS.kind},
+                    cluster,
+                )
+        selector = f"{LABEL_CLUSTER}={cluster.metadata.name},{LABEL_COMPONENT}={COMPONENT_ENGINE}"
+        page = await self._client.list_page(Selection(CONFIG_MAPS, cluster.metadata.namespace, selector))
+        for item in page.items:
+            config = {**item, "apiVersion": CONFIG_MAPS.api_version, "kind": CONFIG_MAPS.kind}
+            is_used = item["metadata"]["labels"].get(LABEL_REVISION) in {accepted.spec.revision, *revisions}
+            if not is_used and ("ConfigMap", item["metadata"]["name"]) not in rendered:
+                await self._delete(config, cluster)
+
+    async def _settle(self, manifest: Manifest, cluster: InferenceCluster, memo: ChildMemo) -> None:
+        key, digest = _identity(manifest), _digest(manifest)
+        if memo.settled.get(key) == digest or key in memo.foreign:
+            return
+        observed = await self._observed(manifest)
+        if observed is not None and not _is_owned(observed, cluster):
+            memo.foreign.add(key)
+            return
+        if observed is None or not is_as_rendered(manifest, observed):
+            await self._apply(manifest, observed)
+        memo.settled[key] = digest
+
+    async def _settle_pool(
+        self, accepted: AcceptedSpec, pool: PoolName, memo: ChildMemo, replicas: int
+    ) -> None:
+        """An EnginePool has one writer of its size: the operator, or in External mode everybody else.
+
+        There it is seeded with the present size, so that switching to External drains nothing (LWS KEP-849).
+        """
+        cluster = accepted.cluster
+        is_external = accepted.spec.mode is ScalingMode.EXTERNAL
+        manifest = render_enginepool(cluster, pool, replicas=None if is_external else replicas)
+        key, digest = _identity(manifest), _digest(manifest)
+        if memo.settled.get(key) == digest or key in memo.foreign:
+            return
+        observed = await self._observed(manifest)
+        if observed is not None and not _is_owned(observed, cluster):
+            memo.foreign.add(key)
+            return
+        if observed is None or not is_as_rendered(manifest, observed):
+            # Applied without the field, a size that nobody else has written yet would be deleted with our claim to it.
+            present = replicas if observed is None or not is_external else observed["spec"]["replicas"]
+            await self._apply(render_enginepool(cluster, pool, replicas=present), observed)
+        status = (observed or {}).get("status") or {}
+        if "replicas" in status:
+            memo.pool_counts[pool] = (status["replicas"], status.get("readyReplicas", 0))
+        memo.settled[key] = digest
+
+    async def _observed(self, manifest: Manifest) -> Manifest | None:
+        metadata = manifest["metadata"]
+        return await self._client.get(
+            resource_of(manifest), metadata["name"], namespace=metadata["namespace"]
+        )
+
+    async def _apply(self, manifest: Manifest, observed: Manifest | None) -> None:
+        if observed is not None:
+            # The uid makes the API server refuse when the object was made anew, by whomever, since it was read.
+            metadata = {**manifest["metadata"], "uid": observed["metadata"]["uid"]}
+            manifest = {**manifest, "metadata": metadata}
+        await self._client.apply(manifest)
+        _logger.info("applied", extra={"object": describe(manifest), "is_new": observed is None})
+
+    async def _delete(self, observed: Manifest, cluster: InferenceCluster) -> None:
+        metadata = observed["metadata"]
+        if not _is_owned(observed, cluster):
+            return
+        guard = DeleteGuard(uid=metadata["uid"], resource_version=metadata["resourceVersion"])
+        await self._client.delete(
+            resource_of(observed), metadata["name"], namespace=metadata["namespace"], guard=guard
+        )
+        _logger.info("deleted", extra={"object": describe(observed)})
+
+
+def _is_owned(observed: Manifest, cluster: InferenceCluster) -> bool:
+    return controller_uid(observed["metadata"], CLUSTER_KIND) == cluster.metadata.uid
+
+
+def _identity(manifest: Manifest) -> tuple[str, str]:
+    return manifest["kind"], manifest["metadata"]["name"]
+
+
+def _digest(manifest: Manifest) -> str:
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,127 @@
+"""Observe: one look at one cluster, from the informers' caches, its routers and the shared metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from inferencecluster.adapters.clock import Clock
+from inferencecluster.adapters.informer import ObjectKey
+from inferencecluster.adapters.kube_resources import Manifest
+from inferencecluster.adapters.nodes import NodeView, Placement, pool_capacity
+from inferencecluster.adapters.pods import EnginePod, PodIndex
+from inferencecluster.adapters.prometheus import MetricsBoard
+from inferencecluster.adapters.routers import RouterClient, RouterView, look_at_routers
+from inferencecluster.api.names import CLUSTER_KIND
+from inferencecluster.controller.accepted import AcceptedSpec
+from inferencecluster.controller.state import ClusterState
+from inferencecluster.core.fleet import PoolName, Replica
+from inferencecluster.core.missing import Missing
+from inferencecluster.core.observation import Observation, PoolCapacity
+from inferencecluster.core.spec import ScalingMode
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """An EnginePool, as far as sizes need it."""
+
+    cluster: ObjectKey
+    owner_uid: str
+    pool: PoolName
+    replicas: int
+
+
+def project_pool(manifest: Manifest) -> PoolView | None:
+    """The part of an EnginePool that matters here; None when this version cannot read it."""
+    metadata, spec = manifest["metadata"], manifest.get("spec") or {}
+    if spec.get("pool") not in set(PoolName) or not isinstance(spec.get("replicas"), int):
+        return None
+    owner = next((item for item in metadata.get("ownerReferences") or () if item.get("controller")), {})
+    return PoolView(
+        cluster=ObjectKey(metadata["namespace"], spec["clusterRef"]["name"]),
+        owner_uid=owner.get("uid", "") if owner.get("kind") == CLUSTER_KIND else "",
+        pool=PoolName(spec["pool"]),
+        replicas=spec["replicas"],
+    )
+
+
+@dataclass(slots=True)
+class World:
+    """Everything that can be seen, behind its adapters."""
+
+    pods: PodIndex
+    routers: RouterClient
+    metrics: MetricsBoard
+    clock: Clock
+    nodes: Callable[[], Iterable[NodeView] | Missing]
+    """Nodes with devices; Missing when they may not be read, or have not been yet."""
+    devices_used: Callable[[str, str], int]
+    """Devices of one kind that Pods hold on a node."""
+    pools: Callable[[ObjectKey], Iterable[PoolView]]
+    """EnginePools of a cluster."""
+
+    def engines(self, key: ObjectKey, uid: str) -> tuple[EnginePod, ...]:
+        """Replicas that the cluster of this very UID controls; others are nobody's to count or to delete."""
+        return tuple(pod for pod in self.pods.engines(key) if pod.owner_uid == uid)
+
+
+async def observe(
+    world: World, key: ObjectKey, state: ClusterState, accepted: AcceptedSpec, *, sizing_due: bool
+) -> Observation:
+    """One look. It remembers in `state` what the next look is compared with."""
+    view = await look_at_routers(
+        world.routers, world.pods.routers(key), state.look, at=world.clock.monotonic()
+    )
+    state.look = view.look
+    spec, now = accepted.spec, world.clock.now()
+    if sizing_due:
+        world.metrics.follow(key, spec.slo.percentile)
+        state.metrics = await world.metrics.sample(key, at=now)
+    return Observation(
+        now=now,
+        spec=spec,
+        replicas=_replicas(world, key, state, accepted, view),
+        routers=view.sample,
+        metrics=state.metrics,
+        capacity=_capacity(world, accepted.placements),
+        external=_external(world, key, state.uid, spec.mode),
+        sizing_due=sizing_due,
+    )
+
+
+def _replicas(
+    world: World, key: ObjectKey, state: ClusterState, accepted: AcceptedSpec, view: RouterView
+) -> tuple[Replica, ...]:
+    """Read after the routers answered: a router's word about a Pod is never newer than the Pod's own state here."""
+    now = world.clock.now()
+    counted = [pod.counted(accepted.gpu_resource_names) for pod in world.engines(key, state.uid)]
+    state.ready_since = {
+        replica.uid: state.ready_since.get(replica.uid, replica.ready_at)
+        for replica in counted
+        if replica.ready_at is not None
+    }
+    return tuple(
+        replace(replica, load=view.load(replica, now=now), ready_at=state.ready_since.get(replica.uid))
+        for replica in counted
+    )
+
+
+def _capacity(
+    world: World, placements: Mapping[PoolName, Placement]
+) -> tuple[PoolCapacity, ...] | Missing:
+    nodes = world.nodes()
+    if isinstance(nodes, Missing):
+        return nodes
+    known = tuple(nodes)
+    return tuple(
+        pool_capacity(name, placement, known, world.devices_used) for name, placement in placements.items()
+    )
+
+
+def _external(
+    world: World, key: ObjectKey, uid: str, mode: ScalingMode
+) -> Mapping[PoolName, int] | Missing:
+    if mode is not ScalingMode.EXTERNAL:
+        return Missing("NotExternal")
+    wished = {view.pool: view.replicas for view in world.pools(key) if view.owner_uid == uid}
+    return wished or Missing("NoEnginePool", "the EnginePools of the cluster have not been seen yet")

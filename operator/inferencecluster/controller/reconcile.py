@@ -1,0 +1,212 @@
+"""One look at one cluster: observe -> decide -> report -> act, from nothing but its key.
+
+The status, which holds the wanted sizes, is written before the actions: an operator that dies in between finds in it
+what it was about to do.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+from inferencecluster.adapters.informer import ObjectKey
+from inferencecluster.adapters.kube import KubeClient
+from inferencecluster.adapters.kube_resources import CLUSTERS
+from inferencecluster.api.inferencecluster import parse_cluster
+from inferencecluster.api.names import FINALIZER
+from inferencecluster.controller.accepted import AcceptedSpec, accept
+from inferencecluster.controller.act import Acted, Actor, Fleet
+from inferencecluster.controller.children import Children
+from inferencecluster.controller.clusters import ClusterStore, ClusterView, cluster_view
+from inferencecluster.controller.events import Event, EventReason, EventType
+from inferencecluster.controller.loop import NextLook
+from inferencecluster.controller.metrics import OperatorMetrics
+from inferencecluster.controller.observe import World, observe
+from inferencecluster.controller.report import records_of, targets_of
+from inferencecluster.controller.reporter import Look, Reporter, read_status
+from inferencecluster.controller.settings import Settings
+from inferencecluster.controller.state import ClusterState
+from inferencecluster.core.decision import Memory, decide, decide_deletion
+from inferencecluster.core.errors import ApplyError, Conflict, SpecError
+from inferencecluster.core.fleet import Lifecycle
+from inferencecluster.core.observation import Observation
+
+TICK_SLACK: Final = 0.1
+"""Timers fire a little early or late: a tick is due from nine tenths of its interval on."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """Everything that writes."""
+
+    client: KubeClient
+    reporter: Reporter
+    metrics: OperatorMetrics
+
+
+class Reconciler:
+    """Looks at clusters. One call per cluster at a time; different clusters run concurrently."""
+
+    def __init__(self, clusters: ClusterStore, world: World, hands: Hands, settings: Settings) -> None:
+        self._clusters = clusters
+        self._world = world
+        self._client = hands.client
+        self._reporter = hands.reporter
+        self._metrics = hands.metrics
+        self._settings = settings
+        self._actor = Actor(hands.client)
+        self._children = Children(hands.client)
+        self._states: dict[ObjectKey, ClusterState] = {}
+
+    def distrust_children(self, key: ObjectKey) -> None:
+        """A child of the cluster changed: the next look compares all of them."""
+        state = self._states.get(key)
+        if state is not None:
+            state.children.distrust()
+
+    def size_soon(self, key: ObjectKey) -> None:
+        """A wish came from outside: the next look is a sizing tick."""
+        state = self._states.get(key)
+        if state is not None:
+            state.sized_at = None
+
+    async def reconcile(self, key: ObjectKey) -> NextLook:
+        """One look. Raises `OperatorError`."""
+        view = self._clusters.get(key)
+        if view is None or (view.is_deleting and not view.is_held):
+            return self._forget(key)
+        if not view.is_deleting and not view.is_held:
+            # Before the first replica exists: from then on nothing but a drain ends it.
+            view = await self._write_finalizers(view, (*view.finalizers, FINALIZER))
+            self._clusters.put(view)
+        state = self._state(view)
+        self._read_spec(view, state)
+        if view.is_deleting and not self._world.engines(key, view.uid):
+            kept = tuple(name for name in view.finalizers if name != FINALIZER)
+            await self._write_finalizers(view, kept)
+            return self._forget(key)
+        if state.accepted is None:
+            if state.refused is not None:
+                await self._reporter.report_stalled(view, state, state.refused)
+            return NextLook(self._settings.resync_seconds)
+        return await self._look(view, state, state.accepted)
+
+    async def _look(self, view: ClusterView, state: ClusterState, accepted: AcceptedSpec) -> NextLook:
+        observation = await self._observe(view, state, accepted)
+        decided = (decide_deletion if view.is_deleting else decide)(observation, state.memory)
+        state.memory = decided.memory
+        look = Look(view, state, accepted, observation, decided)
+        await self._reporter.report(look)
+        if not view.is_deleting:
+            await self._settle_children(look)
+        return self._next_look(look, await self._act(look))
+
+    async def _observe(
+        self, view: ClusterView, state: ClusterState, accepted: AcceptedSpec
+    ) -> Observation:
+        now = self._world.clock.monotonic()
+        interval = accepted.spec.interval_seconds
+        is_due = state.sized_at is None or now - state.sized_at >= interval * (1 - TICK_SLACK)
+        if is_due:
+            state.sized_at = now
+        observation = await observe(self._world, view.key, state, accepted, sizing_due=is_due)
+        self._metrics.observed(view.key, observation)
+        return observation
+
+    async def _settle_children(self, look: Look) -> None:
+        """Children come before replicas, which mount one of them. A refused write holds nothing else up."""
+        state, accepted = look.state, look.accepted
+        memo, now = state.children, self._world.clock.monotonic()
+        if memo.checked_at is None or now - memo.checked_at >= self._settings.resync_seconds:
+            memo.distrust()
+        is_full = memo.checked_at is None
+        pools = tuple(pool for pool in look.decision.status.pools if pool.name in accepted.contexts)
+        try:
+            foreign = await self._children.settle(
+                accepted, memo, {pool.name: pool.desired for pool in pools}
+            )
+            await self._children.report_pools(accepted.cluster, memo, pools)
+            if is_full:
+                revisions = {replica.revision for replica in look.observation.replicas}
+                await self._children.collect(accepted, revisions)
+                memo.checked_at = now
+        except ApplyError as error:
+            memo.distrust()
+            await self._reporter.refused(look.view, (error,))
+            return
+        for name in foreign:
+            message = f"{name} exists and belongs to somebody else: delete it, or rename the cluster"
+            event = Event(EventType.WARNING, EventReason.FOREIGN_OBJECT, message)
+            await self._reporter.tell(look.view, event)
+
+    async def _act(self, look: Look) -> Acted:
+        key = look.view.key
+        fleet = Fleet(
+            key.namespace, key.name, look.view.uid, look.observation.replicas, look.observation.now
+        )
+        acted = await self._actor.carry_out(look.decision.actions, fleet, look.accepted)
+        await self._reporter.refused(look.view, acted.refused)
+        for event in acted.events:
+            await self._reporter.tell(look.view, event)
+        return acted
+
+    def _next_look(self, look: Look, acted: Acted) -> NextLook:
+        """Soon while a drain waits for routers, who tell only when asked; starting replicas wake by themselves."""
+        is_draining = any(
+            replica.fenced_at is not None and replica.lifecycle is not Lifecycle.TERMINATING
+            for replica in look.observation.replicas
+        )
+        has_moved = bool(acted.done) or any(isinstance(error, Conflict) for error in acted.refused)
+        if is_draining or has_moved or look.view.is_deleting:
+            return NextLook(self._settings.follow_up_seconds)
+        now, interval = self._world.clock.monotonic(), look.accepted.spec.interval_seconds
+        since = now - (look.state.sized_at if look.state.sized_at is not None else now)
+        return NextLook(max(self._settings.follow_up_seconds, interval - since))
+
+    def _state(self, view: ClusterView) -> ClusterState:
+        """What is remembered of this very cluster; for a new one, and after a restart, what its status tells."""
+        state = self._states.get(view.key)
+        if state is None or state.uid != view.uid:
+            status = read_status(view.manifest)
+            if status is None or not status.pools:
+                memory = Memory.empty()
+            else:
+                now = self._world.clock.now()
+                memory = Memory.restored(targets_of(status), records_of(status), now)
+            state = ClusterState(view.uid, memory, status, seen_version=view.resource_version)
+            self._states[view.key] = state
+        elif state.seen_version != view.resource_version:
+            state.status = read_status(view.manifest)
+            state.seen_version = view.resource_version
+        return state
+
+    def _read_spec(self, view: ClusterView, state: ClusterState) -> None:
+        """Take in a new generation. One that is wrong leaves the last good one in force."""
+        if state.generation == view.generation:
+            return
+        state.generation = view.generation
+        try:
+            state.accepted = accept(parse_cluster(view.manifest), self._settings.platform)
+        except SpecError as error:
+            state.refused = error
+            about = {"cluster": f"{view.key.namespace}/{view.key.name}", "error": str(error)}
+            _logger.warning("spec refused", extra=about | {"generation": view.generation})
+        else:
+            state.refused = None
+        # The spec says other bounds: sizes are decided anew at once.
+        state.sized_at = None
+
+    async def _write_finalizers(self, view: ClusterView, finalizers: tuple[str, ...]) -> ClusterView:
+        """Guarded by the resource version, because the list is written whole."""
+        body = {"metadata": {"resourceVersion": view.resource_version, "finalizers": list(finalizers)}}
+        written = await self._client.patch(CLUSTERS, view.key.name, body, namespace=view.key.namespace)
+        return cluster_view(written)
+
+    def _forget(self, key: ObjectKey) -> NextLook:
+        self._states.pop(key, None)
+        self._metrics.forget(key)
+        self._world.metrics.forget(key)
+        return NextLook(0.0, finished=True)

@@ -1,0 +1,443 @@
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.core.sizing_builders import MISSING, cluster, fleet, pool, rules
+
+from inferencecluster.core.allocation import AllocationMemory, AllocationRequest, Target, allocate
+from inferencecluster.core.fleet import Lifecycle, PoolName, Replica
+from inferencecluster.core.missing import Missing
+from inferencecluster.core.observation import PoolCapacity
+from inferencecluster.core.sizing import Wanted
+from inferencecluster.core.spec import ClusterSpec, PolicyType, ScalingMode, ScalingPolicy, SelectPolicy
+
+Three = tuple[int, int, int]
+P, D, M = PoolName
+
+
+def wanted(sizes: Three) -> tuple[Wanted, Wanted, Wanted]:
+    prefill, decode, mixed = (
+        Wanted(name, size, "Work", f"{size} wanted", (("work", float(size)),))
+        for name, size in zip(PoolName, sizes, strict=True)
+    )
+    return prefill, decode, mixed
+
+
+def request(
+    sizes: Three | Missing,
+    *,
+    now: float = 1000.0,
+    spec: ClusterSpec | None = None,
+    replicas: tuple[Replica, ...] = (),
+    shrink_allowed: bool = True,
+    given_up: Mapping[PoolName, int] | None = None,
+) -> AllocationRequest:
+    wishes = sizes if isinstance(sizes, Missing) else wanted(sizes)
+    return AllocationRequest(
+        now, spec or cluster(), replicas, wishes, shrink_allowed, Missing("NotListed"), given_up or {}
+    )
+
+
+def restored(sizes: Three, now: float = 0.0) -> AllocationMemory:
+    return AllocationMemory.restored(dict(zip(PoolName, sizes, strict=True)), now)
+
+
+def sizes_of(targets: tuple[Target, Target, Target]) -> Three:
+    prefill, decode, mixed = (target.replicas for target in targets)
+    return prefill, decode, mixed
+
+
+def limits_of(targets: tuple[Target, Target, Target]) -> tuple[str, ...]:
+    return tuple(target.limited_by for target in targets)
+
+
+# --- one pool --------------------------------------------------------------------------------------------------------
+
+
+def test_an_unlimited_wish_is_the_target() -> None:
+    _, targets = allocate(AllocationMemory.empty(), request((3, 2, 1)))
+    assert sizes_of(targets) == (3, 2, 1)
+    assert targets[0] == Target(P, 3, 3, "", "Work", "3 wanted", (("work", 3.0),))
+
+
+@pytest.mark.parametrize(
+    ("present", "wish", "size"),
+    [
+        pytest.param(10, 11, 10, id="a tenth more"),
+        pytest.param(10, 12, 12, id="two tenths more"),
+        pytest.param(10, 9, 10, id="a tenth less"),
+        pytest.param(10, 8, 8, id="two tenths less"),
+        pytest.param(9, 10, 10, id="one of nine is more than a tenth"),
+        pytest.param(0, 1, 1, id="from nothing"),
+        pytest.param(1, 0, 0, id="to nothing"),
+    ],
+)
+def test_tolerance(present: int, wish: int, size: int) -> None:
+    spec = cluster(down=rules(0))
+    _, targets = allocate(restored((present, 0, 0)), request((wish, 0, 0), spec=spec))
+    assert targets[0].replicas == size
+    assert targets[0].limited_by == ("" if size == wish else "tolerance")
+
+
+def test_growth_is_at_once_and_shrinking_waits_for_the_window() -> None:
+    memory, targets = allocate(restored((3, 3, 0)), request((20, 3, 0), now=1000.0))
+    assert sizes_of(targets) == (20, 3, 0)
+    memory, targets = allocate(memory, request((2, 3, 0), now=1015.0))
+    assert targets[0].replicas == 20
+    assert targets[0].limited_by == "stabilization"
+    assert targets[0].message == "2 wanted; 20 instead of 2 by stabilization"
+    memory, targets = allocate(memory, request((5, 3, 0), now=1299.0))
+    assert targets[0].replicas == 20
+    memory, targets = allocate(memory, request((2, 3, 0), now=1300.0))
+    assert targets[0].replicas == 5
+    _, targets = allocate(memory, request((2, 3, 0), now=1600.0))
+    assert targets[0].replicas == 2
+
+
+def test_rate_limits_hold_between_decisions() -> None:
+    spec = cluster(up=rules(0, ScalingPolicy(PolicyType.PODS, 2, 60.0)))
+    memory, targets = allocate(restored((1, 0, 0)), request((9, 0, 0), spec=spec, now=1000.0))
+    assert (targets[0].replicas, targets[0].limited_by) == (3, "behavior")
+    memory, targets = allocate(memory, request((9, 0, 0), spec=spec, now=1015.0))
+    assert targets[0].replicas == 3
+    _, targets = allocate(memory, request((9, 0, 0), spec=spec, now=1060.0))
+    assert targets[0].replicas == 5
+
+
+@pytest.mark.parametrize(
+    ("wish", "size", "limit"),
+    [
+        pytest.param(9, 5, "maxReplicas", id="above"),
+        pytest.param(0, 2, "minReplicas", id="below"),
+        pytest.param(3, 3, "", id="between"),
+    ],
+)
+def test_bounds(wish: int, size: int, limit: str) -> None:
+    spec = cluster(prefill=pool(P, minimum=2, maximum=5))
+    _, targets = allocate(AllocationMemory.empty(), request((wish, 0, 0), spec=spec))
+    assert (targets[0].replicas, targets[0].limited_by) == (size, limit)
+    if limit:
+        assert targets[0].message == f"{wish} wanted; {size} instead of {wish} by {limit} {size}"
+
+
+def test_a_lower_maximum_and_a_lower_budget_apply_at_once() -> None:
+    memory = restored((10, 10, 0), now=999.0)
+    lower = cluster(prefill=pool(P, maximum=4))
+    assert sizes_of(allocate(memory, request((10, 10, 0), spec=lower))[1]) == (4, 10, 0)
+    halved = cluster(budget=10, down=rules(3600, ScalingPolicy(PolicyType.PODS, 1, 60.0)))
+    _, targets = allocate(memory, request((10, 10, 0), spec=halved))
+    assert sizes_of(targets) == (5, 5, 0)
+    assert limits_of(targets) == ("budget", "budget", "")
+    assert targets[0].message == "10 wanted; 5 instead of 10 by the budget of 10 GPUs"
+
+
+def test_a_raised_minimum_applies_at_once() -> None:
+    spec = cluster(prefill=pool(P, minimum=8), up=rules(600, ScalingPolicy(PolicyType.PODS, 1, 60.0)))
+    assert sizes_of(allocate(restored((1, 0, 0)), request((1, 0, 0), spec=spec))[1]) == (8, 0, 0)
+
+
+@pytest.mark.parametrize("mode", [ScalingMode.EXTERNAL, ScalingMode.FIXED])
+def test_sizes_chosen_by_others_follow_at_once_but_within_hard_limits(mode: ScalingMode) -> None:
+    spec = cluster(mode=mode, budget=25, prefill=pool(P, maximum=21))
+    memory = restored((20, 20, 0), now=999.0)
+    _, targets = allocate(memory, request((25, 1, 0), spec=spec))
+    assert sizes_of(targets) == (21, 1, 0)
+    assert limits_of(targets) == ("maxReplicas", "", "")
+
+
+# --- restart and missing signals -------------------------------------------------------------------------------------
+
+
+def test_an_empty_memory_starts_from_the_fleet_that_it_finds() -> None:
+    leaving = replace(fleet(prefill=1)[0], fenced_at=5.0, name="old")
+    replicas = (*fleet(prefill=4), leaving)
+    memory, targets = allocate(AllocationMemory.empty(), request((1, 0, 0), replicas=replicas, now=1000.0))
+    assert targets[0].replicas == 4
+    _, targets = allocate(memory, request((1, 0, 0), replicas=replicas, now=1300.0))
+    assert targets[0].replicas == 1
+
+
+def test_a_half_done_growth_goes_on_after_a_restart() -> None:
+    _, targets = allocate(
+        restored((8, 2, 0), now=1000.0), request(MISSING, replicas=fleet(prefill=5, decode=2))
+    )
+    assert sizes_of(targets) == (8, 2, 0)
+
+
+def test_missing_demand_holds_every_size_and_says_why() -> None:
+    memory = restored((8, 2, 1))
+    for now in (1000.0, 5000.0):
+        memory, targets = allocate(memory, request(MISSING, now=now))
+        assert sizes_of(targets) == (8, 2, 1)
+        assert targets[0].reason == "Down"
+        assert targets[0].message == "sizes hold: connection refused"
+        assert targets[0].limited_by == ""
+    # The window starts again when the signal is back.
+    _, targets = allocate(memory, request((1, 1, 0), now=5015.0))
+    assert sizes_of(targets) == (8, 2, 1)
+
+
+def test_an_incomplete_signal_grows_but_never_shrinks() -> None:
+    spec = cluster(down=rules(0))
+    _, targets = allocate(restored((4, 4, 1)), request((9, 1, 0), spec=spec, shrink_allowed=False))
+    assert sizes_of(targets) == (9, 4, 1)
+    assert limits_of(targets) == ("", "metrics", "metrics")
+    assert targets[1].message.endswith("by missing metrics, without which no pool shrinks")
+
+
+def test_an_incomplete_signal_trades_nothing_away() -> None:
+    spec = cluster(budget=9)
+    _, targets = allocate(restored((4, 4, 1)), request((9, 1, 0), spec=spec, shrink_allowed=False))
+    assert sizes_of(targets) == (4, 4, 1)
+    assert limits_of(targets) == ("budget", "metrics", "metrics")
+
+
+# --- nodes -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_could_not_start_is_not_asked_for_again() -> None:
+    pending = fleet(prefill=5, lifecycle=Lifecycle.PENDING, ready_at=None)[3:]
+    replicas = (*fleet(prefill=3), *pending)
+    asked = replace(
+        request((5, 0, 0), replicas=replicas, given_up={P: 2}),
+        capacity=(PoolCapacity(D, 1, 8, 8, 0, 0), PoolCapacity(P, 2, 16, 13, 3, 2)),
+    )
+    memory, targets = allocate(restored((5, 0, 0)), asked)
+    assert (targets[0].replicas, targets[0].wanted, targets[0].limited_by) == (3, 5, "nodes")
+    assert targets[0].message == (
+        "5 wanted; 3 instead of 5 by the nodes: 2 could not start, 3 GPUs are free, at most 2 on one node"
+    )
+    memory, targets = allocate(memory, request((5, 0, 0), replicas=fleet(prefill=3), given_up={P: 2}))
+    assert (targets[0].replicas, targets[0].message) == (
+        3,
+        "5 wanted; 3 instead of 5 by the nodes: 2 could not start",
+    )
+    _, targets = allocate(memory, request((5, 0, 0), replicas=fleet(prefill=3), given_up={P: 0}))
+    assert targets[0].replicas == 5
+
+
+def test_nodes_may_force_a_pool_below_its_minimum() -> None:
+    spec = cluster(prefill=pool(P, minimum=4))
+    _, targets = allocate(
+        AllocationMemory.empty(), request((4, 0, 0), spec=spec, replicas=fleet(prefill=1), given_up={P: 3})
+    )
+    assert (targets[0].replicas, targets[0].limited_by) == (1, "nodes")
+
+
+# --- budget ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("budget", "gpus", "wish", "size"),
+    [
+        pytest.param(12, (1, 1, 1), (8, 4, 0), (8, 4, 0), id="everything fits"),
+        pytest.param(6, (1, 1, 1), (8, 4, 0), (4, 2, 0), id="prefill and decode keep their proportion"),
+        pytest.param(2, (1, 1, 1), (100, 1, 0), (1, 1, 0), id="each gets its first before any second"),
+        pytest.param(12, (1, 1, 1), (8, 4, 5), (8, 4, 0), id="mixed comes last"),
+        pytest.param(14, (1, 1, 1), (8, 4, 5), (8, 4, 2), id="mixed takes what is left"),
+        pytest.param(9, (4, 2, 1), (2, 2, 5), (1, 2, 1), id="four GPUs do not fit into three, two do"),
+        pytest.param(3, (4, 2, 1), (2, 0, 0), (0, 0, 0), id="no replica fits"),
+    ],
+)
+def test_a_budget_is_shared(budget: int, gpus: Three, wish: Three, size: Three) -> None:
+    spec = cluster(
+        budget=budget,
+        prefill=pool(P, gpus=gpus[0]),
+        decode=pool(D, gpus=gpus[1]),
+        mixed=pool(M, gpus=gpus[2]),
+    )
+    _, targets = allocate(AllocationMemory.empty(), request(wish, spec=spec))
+    assert sizes_of(targets) == size
+    assert limits_of(targets) == tuple(
+        "budget" if got < asked else "" for got, asked in zip(size, wish, strict=True)
+    )
+
+
+def test_minimums_come_before_every_wish() -> None:
+    spec = cluster(budget=10, mixed=pool(M, minimum=3), decode=pool(D, minimum=2))
+    _, targets = allocate(AllocationMemory.empty(), request((20, 2, 3), spec=spec))
+    assert sizes_of(targets) == (5, 2, 3)
+
+
+def test_a_budget_below_the_minimums_is_kept_all_the_same() -> None:
+    spec = cluster(budget=4, prefill=pool(P, minimum=4), decode=pool(D, minimum=4))
+    _, targets = allocate(AllocationMemory.empty(), request((0, 0, 0), spec=spec))
+    assert sizes_of(targets) == (2, 2, 0)
+    assert limits_of(targets) == ("budget", "budget", "")
+
+
+def decide_repeatedly(
+    memory: AllocationMemory, wish: Three, spec: ClusterSpec, times: list[float]
+) -> list[Three]:
+    sizes = []
+    for now in times:
+        memory, targets = allocate(memory, request(wish, now=now, spec=spec))
+        sizes.append(sizes_of(targets))
+    return sizes
+
+
+def test_a_pool_that_wants_less_gives_gpus_to_a_short_one_before_its_window_ends() -> None:
+    # Decode wants 2 instead of 6. For one boot (120 s) it still counts as needing 6, and shares 10 as 8 to 6.
+    spec = cluster(budget=10)
+    sizes = decide_repeatedly(restored((4, 6, 0)), (8, 2, 0), spec, [15.0, 119.0, 120.0, 300.0])
+    assert sizes == [(6, 4, 0), (6, 4, 0), (8, 2, 0), (8, 2, 0)]
+
+
+def test_a_trade_takes_no_more_than_is_short() -> None:
+    spec = cluster(budget=12)
+    assert decide_repeatedly(restored((4, 6, 0)), (8, 2, 0), spec, [15.0, 120.0]) == [(6, 6, 0), (8, 4, 0)]
+
+
+def test_without_a_short_pool_nothing_is_traded() -> None:
+    assert decide_repeatedly(restored((4, 6, 0)), (4, 2, 0), cluster(budget=10), [120.0, 299.0, 300.0]) == [
+        (4, 6, 0),
+        (4, 6, 0),
+        (4, 2, 0),
+    ]
+
+
+def test_a_trade_keeps_the_users_rate_limit() -> None:
+    spec = cluster(budget=10, down=rules(300, ScalingPolicy(PolicyType.PODS, 1, 60.0)))
+    assert decide_repeatedly(restored((4, 6, 0)), (8, 2, 0), spec, [120.0, 135.0, 180.0]) == [
+        (5, 5, 0),
+        (5, 5, 0),
+        (6, 4, 0),
+    ]
+
+
+def test_a_pool_that_may_not_shrink_gives_nothing() -> None:
+    spec = cluster(budget=10, down=rules(300, select=SelectPolicy.DISABLED))
+    assert decide_repeatedly(restored((4, 6, 0)), (8, 2, 0), spec, [120.0, 600.0]) == [(4, 6, 0), (4, 6, 0)]
+
+
+def test_mixed_gives_way_to_short_base_pools() -> None:
+    assert decide_repeatedly(restored((4, 4, 2)), (8, 8, 2), cluster(budget=10), [15.0]) == [(5, 5, 0)]
+
+
+@pytest.mark.parametrize(
+    ("present", "size"),
+    [
+        pytest.param((10, 4, 0), (10, 4, 0), id="one replica off the fair share is left alone"),
+        pytest.param((13, 1, 0), (10, 4, 0), id="a starved pool gets its share"),
+    ],
+)
+def test_two_short_pools_trade_only_for_a_real_imbalance(present: Three, size: Three) -> None:
+    # Wishes 20 and 8 in a budget of 14: the fair share is 10 and 4. With wishes 20 and 10 it would be 9 and 5.
+    assert decide_repeatedly(restored(present), (20, 8, 0), cluster(budget=14), [15.0]) == [size]
+    if size == present:
+        assert decide_repeatedly(restored(present), (20, 10, 0), cluster(budget=14), [15.0]) == [size]
+
+
+# --- invariants ------------------------------------------------------------------------------------------------------
+
+COUNTS = st.integers(0, 40)
+THREE = st.tuples(COUNTS, COUNTS, COUNTS)
+POLICIES = st.lists(
+    st.builds(ScalingPolicy, st.sampled_from(PolicyType), st.integers(1, 200), st.sampled_from([15.0, 60.0])),
+    max_size=2,
+)
+RULES = st.builds(
+    lambda window, policies, select: rules(window, *policies, select=select),
+    st.sampled_from([0.0, 60.0, 300.0]),
+    POLICIES,
+    st.sampled_from(SelectPolicy),
+)
+
+
+def pools(name: PoolName) -> st.SearchStrategy[object]:
+    return st.builds(
+        lambda minimum, room, gpus: pool(name, minimum=minimum, maximum=minimum + room, gpus=gpus),
+        st.integers(0, 3),
+        st.integers(0, 30),
+        st.sampled_from([1, 2, 3, 4, 8]),
+    )
+
+
+SPECS = st.builds(
+    lambda prefill, decode, mixed, budget, up, down, mode: cluster(
+        prefill=prefill, decode=decode, mixed=mixed, budget=budget, up=up, down=down, mode=mode
+    ),
+    pools(P),
+    pools(D),
+    pools(M),
+    st.integers(1, 120),
+    RULES,
+    RULES,
+    st.sampled_from(ScalingMode),
+)
+STEPS = st.lists(
+    st.tuples(st.floats(0, 200), st.one_of(THREE, st.just(MISSING)), st.booleans(), SPECS),
+    min_size=1,
+    max_size=6,
+)
+
+
+def gpus_of(spec: ClusterSpec, sizes: Three) -> int:
+    return sum(item.gpus_per_replica * size for item, size in zip(spec.pools, sizes, strict=True))
+
+
+@given(STEPS, THREE, st.dictionaries(st.sampled_from(PoolName), st.integers(0, 3)))
+def test_the_budget_and_the_bounds_hold_for_any_wishes_fleets_and_changes_of_the_spec(
+    steps: list[tuple[float, Three | Missing, bool, ClusterSpec]],
+    present: Three,
+    given_up: Mapping[PoolName, int],
+) -> None:
+    memory, now, replicas = AllocationMemory.empty(), 0.0, fleet(*present)
+    for step, wish, complete, spec in steps:
+        now += step
+        asked = request(
+            wish, now=now, spec=spec, replicas=replicas, shrink_allowed=complete, given_up=given_up
+        )
+        again = allocate(memory, asked)
+        memory, targets = allocate(memory, asked)
+        assert (memory, targets) == again
+        sizes = sizes_of(targets)
+        assert gpus_of(spec, sizes) <= spec.budget_gpus
+        minimums = gpus_of(spec, tuple(item.min_replicas for item in spec.pools))  # type: ignore[arg-type]  # three
+        for item, target in zip(spec.pools, targets, strict=True):
+            assert target.replicas <= item.max_replicas
+            if target.replicas < item.min_replicas:
+                assert target.limited_by == "nodes" or minimums > spec.budget_gpus
+            if target.replicas != target.wanted:
+                assert target.limited_by
+
+
+@given(SPECS, THREE, THREE, st.floats(0, 4000), st.one_of(st.booleans(), st.none()))
+def test_missing_sources_never_shrink_a_pool_that_hard_limits_allow(
+    spec: ClusterSpec, present: Three, wish: Three, age: float, incomplete: bool | None
+) -> None:
+    first, settled = allocate(restored(present), request(MISSING, spec=spec, now=0.0))
+    asked = wish if incomplete else MISSING
+    _, later = allocate(first, request(asked, spec=spec, now=age, shrink_allowed=False))
+    for before, after in zip(sizes_of(settled), sizes_of(later), strict=True):
+        assert after >= before
+
+
+@given(THREE, THREE, st.floats(0, 299))
+def test_a_restored_operator_never_shrinks_before_its_window(present: Three, wish: Three, age: float) -> None:
+    _, targets = allocate(restored(present), request(wish, now=age))
+    for before, after in zip(present, sizes_of(targets), strict=True):
+        assert after >= before
+
+
+@given(SPECS, THREE, THREE)
+def test_an_unchanged_wish_settles(spec: ClusterSpec, present: Three, wish: Three) -> None:
+    unlimited = replace(spec, behavior=cluster(down=rules(0)).behavior)
+    memory, _ = allocate(restored(present), request(wish, spec=unlimited, now=0.0))
+    memory, second = allocate(memory, request(wish, spec=unlimited, now=15.0))
+    _, third = allocate(memory, request(wish, spec=unlimited, now=30.0))
+    assert sizes_of(second) == sizes_of(third)
+
+
+def test_every_small_budget_is_used_as_far_as_replicas_fit() -> None:
+    """Exhaustive: three pools of 1, 2 and 3 GPUs, every wish up to 3 and every budget up to 12."""
+    for budget in range(13):
+        spec = cluster(budget=budget, prefill=pool(P, gpus=3), decode=pool(D, gpus=2), mixed=pool(M, gpus=1))
+        for wish in ((p, d, m) for p in range(4) for d in range(4) for m in range(4)):
+            _, targets = allocate(AllocationMemory.empty(), request(wish, spec=spec))
+            left = budget - gpus_of(spec, sizes_of(targets))
+            assert left >= 0
+            for item, target in zip(spec.pools, targets, strict=True):
+                assert target.replicas == target.wanted or item.gpus_per_replica > left, (budget, wish)

@@ -1,0 +1,446 @@
+"""Hand-computed sizes. With the round model one prompt of 1000 tokens takes 120 ms, and 50 sequences of 1050 tokens
+(prompt plus half of 100 output tokens) decode in 10 + 50 * 0.205 ms, so that a replica carries 48.78 of them in 20 ms."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.core.sizing_builders import (
+    MISSING,
+    QUIET,
+    ROUND_MODEL,
+    arrivals,
+    cluster,
+    demand,
+    fleet,
+    pool,
+    rules,
+    waiting,
+)
+
+from inferencecluster.core.demand import Demand
+from inferencecluster.core.fleet import Lifecycle, PoolName
+from inferencecluster.core.missing import Missing
+from inferencecluster.core.needs import fixed_share, surge
+from inferencecluster.core.observation import PoolUtilization
+from inferencecluster.core.perfmodel import DecodeModel, PrefillModel
+from inferencecluster.core.sizing import Wanted, size_pools
+from inferencecluster.core.spec import ClusterSpec
+
+OFF = cluster(prefill=pool(PoolName.PREFILL, maximum=0), decode=pool(PoolName.DECODE, maximum=0))
+BATCH = (0.020 - 0.010) / (1e-4 + 1e-7 * 1050)
+
+
+def sizes(spec: ClusterSpec, seen: Demand, replicas: object = ()) -> tuple[int, int, int]:
+    prefill, decode, mixed = size_pools(spec, seen, replicas)  # type: ignore[arg-type]  # () or a fleet
+    return prefill.replicas, decode.replicas, mixed.replicas
+
+
+# --- prefill ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rate", "length", "wanted"),
+    [
+        pytest.param(0.01, 1000, 1, id="the least demand wants one"),
+        pytest.param(20, 1000, 3, id="2.4 busy at 80 % are exactly three"),
+        pytest.param(21, 1000, 4, id="2.52 busy"),
+        pytest.param(1, 10_000, 3, id="2.01 busy: long prompts cost more than their tokens"),
+        pytest.param(0, 1000, 0, id="nothing"),
+    ],
+)
+def test_prefill_is_sized_by_the_work_of_arriving_prompts(rate: float, length: float, wanted: int) -> None:
+    prefill, _, _ = size_pools(cluster(), demand(rate, length=length), ())
+    assert prefill.replicas == wanted
+    assert prefill.reason == ("PrefillWork" if wanted else "NoDemand")
+
+
+def test_a_mix_of_lengths_is_sized_by_its_moments() -> None:
+    # 10/s of 100 tokens and 1/s of 20,000: 11 * 0.010 + 21,000 * 1e-4 + 400,100,000 * 1e-8 = 6.211 busy
+    seen = demand(11)
+    moments = replace(arrivals(0), requests=11.0, tokens=21_000.0, tokens_squared=400_100_000.0)
+    seen = replace(seen, arrivals=moments, forecast=moments, peak=moments)
+    prefill, _, _ = size_pools(cluster(), seen, ())
+    assert prefill.replicas == 8
+    assert dict(prefill.inputs)["busyReplicas"] == pytest.approx(6.211)
+
+
+def test_capacity_is_ready_for_the_forecast() -> None:
+    assert sizes(cluster(), demand(20, forecast=40))[:2] == (6, sizes(cluster(), demand(40))[1])
+
+
+def test_the_surprise_of_past_forecasts_is_headroom() -> None:
+    assert sizes(cluster(), replace(demand(20), surprise=0.5))[0] == 5  # 3.6 busy
+
+
+@pytest.mark.parametrize(
+    ("window", "wanted"),
+    [
+        pytest.param(0, 6, id="no window of the user: the peak is held"),
+        pytest.param(179, 6, id="a shorter window"),
+        pytest.param(180, 3, id="the window holds as long already"),
+    ],
+)
+def test_the_peak_is_held_once(window: float, wanted: int) -> None:
+    assert sizes(cluster(down=rules(window)), demand(20, peak=40))[0] == wanted
+
+
+@pytest.mark.parametrize(
+    ("age", "tokens", "wanted"),
+    [
+        pytest.param(0.1, 900_000, 3, id="a young queue is the usual wait"),
+        pytest.param(0.2, 0, 3, id="an old head with nothing behind it"),
+        # 150 prompts of 1000 tokens are 18 replica-seconds, 1.2 replicas for 15 s, beside 2.4 busy
+        pytest.param(0.2, 150_000, 4, id="half of the target: the backlog counts"),
+        pytest.param(9.0, 900_000, 10, id="108 replica-seconds in 15 s are 7.2 more"),
+    ],
+)
+def test_the_age_of_the_queue_decides_whether_its_depth_counts(age: float, tokens: int, wanted: int) -> None:
+    queue = waiting(
+        head_age_seconds=age, held_tokens=tokens // 3, pending_prefill_tokens=tokens - tokens // 3
+    )
+    prefill, _, _ = size_pools(cluster(), demand(20, queue=queue), ())
+    assert prefill.replicas == wanted
+    assert (prefill.reason == "QueueAge") is (wanted > 3)
+
+
+def test_a_request_that_waits_at_zero_replicas_wakes_both_phases() -> None:
+    queue = waiting(held_requests=1, held_tokens=1000, head_age_seconds=1.0)
+    assert sizes(cluster(), demand(0, queue=queue))[:2] == (1, 1)
+
+
+def test_a_missing_queue_leaves_the_flow() -> None:
+    assert sizes(cluster(), demand(20, queue=MISSING))[0] == 3
+
+
+# --- decode ----------------------------------------------------------------------------------------------------------
+
+
+def test_decode_is_sized_by_concurrency_at_the_itl() -> None:
+    # 100/s * 100 tokens * 20 ms = 200 sequences / 48.78 / 0.85 = 4.82
+    _, decode, _ = size_pools(cluster(), demand(100), ())
+    assert decode.replicas == 5
+    assert decode.reason == "DecodeConcurrency"
+    shown = dict(decode.inputs)
+    assert shown["sequences"] == pytest.approx(200.0)
+    assert shown["sequencesPerReplica"] == pytest.approx(BATCH)
+
+
+@pytest.mark.parametrize(
+    ("queue", "wanted", "reason"),
+    [
+        pytest.param(QUIET, 1, "DecodeConcurrency", id="few residents never lower it"),
+        pytest.param(waiting(decoding_sequences=100), 3, "SequencesInFlight", id="100 sequences / 48.8"),
+        pytest.param(
+            waiting(decoding_sequences=60, held_requests=40),
+            3,
+            "SequencesInFlight",
+            id="held ones decode soon",
+        ),
+        pytest.param(
+            waiting(resident_kv_tokens=550_000), 4, "KvResident", id="550,000 / 200,000 / 0.9 = 3.06"
+        ),
+    ],
+)
+def test_residents_raise_decode(queue: object, wanted: int, reason: str) -> None:
+    seen = replace(demand(10), queue=queue)  # type: ignore[arg-type]  # a QueueState
+    _, decode, _ = size_pools(cluster(), seen, ())
+    assert (decode.replicas, decode.reason) == (wanted, reason)
+
+
+def test_an_itl_that_no_replica_keeps_gives_one_sequence_each_at_the_pace_it_can() -> None:
+    slow = replace(ROUND_MODEL, decode=DecodeModel(0.1, 1e-4, 0.0))
+    spec = cluster(decode=replace(pool(PoolName.DECODE), performance=slow))
+    # 2/s * 100 * 100.1 ms = 20.02 sequences, one each, at 85 %
+    assert sizes(spec, demand(2))[1] == 24
+
+
+def test_an_engine_without_kv_room_still_gives_a_finite_size() -> None:
+    full = replace(ROUND_MODEL, kv_capacity_tokens=0)
+    spec = cluster(decode=replace(pool(PoolName.DECODE), performance=full))
+    assert sizes(spec, demand(2))[1] == 5  # 4 sequences, one each, at 85 %
+
+
+# --- safety net ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ttft", "count", "wanted"),
+    [
+        pytest.param(0.4, 10, 9, id="at the target"),
+        pytest.param(0.41, 10, 11, id="above: a tenth more"),
+        pytest.param(0.48, 10, 12, id="far above: a fifth more"),
+        pytest.param(0.80, 12, 14, id="at most half more than the model wants"),
+        pytest.param(0.80, 30, 14, id="the net never keeps a size beyond its reach"),
+        pytest.param(MISSING, 10, 9, id="unknown"),
+    ],
+)
+def test_a_latency_above_its_target_adds_replicas(ttft: float | Missing, count: int, wanted: int) -> None:
+    # 60/s are 7.2 busy, 9 wanted by the model, 13.5 the reach of the net
+    seen = replace(demand(60), ttft_seconds=ttft)
+    prefill, _, _ = size_pools(cluster(), seen, fleet(prefill=count))
+    assert prefill.replicas == wanted
+    assert (prefill.reason == "TtftAboveTarget") is (wanted > 9)
+
+
+@pytest.mark.parametrize(
+    "ready_at",
+    [
+        pytest.param(9_990.0, id="served less than the metrics' window"),
+        pytest.param(None, id="still starting"),
+    ],
+)
+def test_the_net_waits_until_its_last_step_shows(ready_at: float | None) -> None:
+    starting = Lifecycle.READY if ready_at else Lifecycle.STARTING
+    replicas = (*fleet(prefill=9), *fleet(prefill=2, lifecycle=starting, ready_at=ready_at))
+    assert sizes(cluster(), replace(demand(60), ttft_seconds=0.5), replicas)[0] == 11
+
+
+def test_prompts_that_alone_exceed_the_target_do_not_raise_the_net() -> None:
+    seen = replace(demand(2, length=4000), ttft_seconds=5.0)  # 0.57 s alone
+    assert sizes(cluster(), seen, fleet(prefill=2))[0] == 2
+
+
+def test_an_itl_above_its_target_adds_decode_replicas() -> None:
+    seen = replace(demand(100), itl_seconds=0.021)
+    _, decode, _ = size_pools(cluster(), seen, fleet(decode=5))
+    assert (decode.replicas, decode.reason) == (6, "ItlAboveTarget")
+
+
+# --- utilisation -----------------------------------------------------------------------------------------------------
+
+
+def busy(pool_name: PoolName, tensor: float, dram: float) -> dict[PoolName, PoolUtilization]:
+    return {pool_name: PoolUtilization(tensor, dram)}
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "wanted"),
+    [
+        pytest.param(0.70, 4, 3, id="0.70 * 4/3 = 0.93: one may go"),
+        pytest.param(0.72, 4, 4, id="0.72 * 4/3 = 0.96: none may go"),
+        pytest.param(0.50, 10, 6, id="5.3 replicas' work remains"),
+        pytest.param(1.00, 4, 4, id="never more than serve"),
+        pytest.param(1.00, 1, 1, id="one replica is not judged"),
+    ],
+)
+def test_prefill_keeps_what_the_remaining_replicas_could_not_carry(
+    share: float, count: int, wanted: int
+) -> None:
+    seen = demand(1, utilization=busy(PoolName.PREFILL, share, 0.1))
+    prefill, _, _ = size_pools(cluster(), seen, fleet(prefill=count))
+    assert prefill.replicas == wanted
+    assert dict(prefill.inputs)["busyShare"] == share
+
+
+def test_a_memory_bus_that_is_busy_with_weights_does_not_keep_decode_large() -> None:
+    # Two replicas with one short sequence each read weights all the time: 90 % busy, and one alone would be so, too.
+    idle = waiting(decoding_sequences=2, resident_kv_tokens=1000)
+    seen = demand(1, queue=idle, utilization=busy(PoolName.DECODE, 0.1, 0.9))
+    assert sizes(cluster(), seen, fleet(decode=2))[1] == 1
+
+
+def test_a_memory_bus_that_is_busy_with_sequences_keeps_decode_large() -> None:
+    # Half of each step is the weights: 0.45 stays, 0.45 * 4 moves; 1.8 / (0.95 - 0.45) = 3.6
+    loaded = waiting(decoding_sequences=200, resident_kv_tokens=200_000)
+    seen = demand(1, queue=loaded, utilization=busy(PoolName.DECODE, 0.1, 0.9))
+    shape = replace(ROUND_MODEL, kv_capacity_tokens=10**9, decode=DecodeModel(0.010, 1e-4, 1e-7))
+    spec = cluster(decode=replace(pool(PoolName.DECODE), performance=shape))
+    wide = replace(spec, slo=replace(spec.slo, itl_seconds=0.100))
+    _, decode, _ = size_pools(wide, seen, fleet(decode=4))
+    assert (decode.replicas, decode.reason) == (4, "Utilization")
+
+
+def test_a_fully_busy_bus_keeps_every_replica() -> None:
+    seen = demand(1, queue=waiting(decoding_sequences=1), utilization=busy(PoolName.DECODE, 0.1, 1.0))
+    assert sizes(cluster(), seen, fleet(decode=3))[1] == 3
+
+
+@pytest.mark.parametrize(
+    ("queue", "serving", "share"),
+    [
+        pytest.param(MISSING, 2, 0.0, id="batch unknown"),
+        pytest.param(QUIET, 0, 0.0, id="nobody serves"),
+        pytest.param(QUIET, 2, 1.0, id="nothing but weights"),
+        pytest.param(waiting(decoding_sequences=100, resident_kv_tokens=100_000), 2, 0.5, id="half"),
+    ],
+)
+def test_the_fixed_share_of_a_step(queue: object, serving: int, share: float) -> None:
+    assert fixed_share(ROUND_MODEL, queue, serving) == pytest.approx(share)  # type: ignore[arg-type]  # QueueState
+
+
+def test_a_model_without_any_step_time_has_no_fixed_share() -> None:
+    free = replace(ROUND_MODEL, decode=DecodeModel(0.0, 0.0, 0.0))
+    assert fixed_share(free, QUIET, 1) == 0.0
+
+
+def test_utilisation_never_keeps_an_idle_cluster_awake() -> None:
+    lag = {name: PoolUtilization(0.5, 0.5) for name in PoolName}
+    assert sizes(cluster(), demand(0, utilization=lag), fleet(prefill=2, decode=2)) == (0, 0, 0)
+
+
+# --- mixed -----------------------------------------------------------------------------------------------------------
+
+
+def test_steady_demand_wants_no_mixed_replica() -> None:
+    _, _, mixed = size_pools(cluster(), demand(100), ())
+    assert (mixed.replicas, mixed.reason) == (0, "NoBurst")
+
+
+def test_the_surge_grows_with_burstiness_and_with_the_bins_of_a_boot() -> None:
+    bursty = replace(demand(100), burstiness=0.5)
+    assert surge(bursty) == pytest.approx(0.5 * 2.0963, rel=1e-3)  # sqrt(2 ln 9)
+    assert surge(replace(bursty, boot_seconds=0.0)) == 0.0
+    assert surge(replace(bursty, boot_seconds=600.0)) > surge(bursty)
+
+
+def test_mixed_carries_what_a_burst_exceeds_in_both_phases() -> None:
+    # surge 1.048: 12 busy * 2.048 - 15 = 9.58; 200 sequences * 2.048 - 5 * 48.78 = 165.7 / 48.78 = 3.40
+    seen = replace(demand(100), burstiness=0.5)
+    _, _, mixed = size_pools(cluster(), seen, ())
+    assert (mixed.replicas, mixed.reason) == (13, "Burst")
+    shown = dict(mixed.inputs)
+    assert shown["excessPrefillReplicas"] == pytest.approx(9.58, abs=0.01)
+    assert shown["excessSequences"] == pytest.approx(165.7, abs=0.1)
+
+
+def test_prompts_of_a_burst_take_longer_on_slower_mixed_replicas() -> None:
+    slow = replace(ROUND_MODEL, prefill=PrefillModel(0.020, 2e-4, 2e-8))
+    spec = cluster(mixed=replace(pool(PoolName.MIXED), performance=slow))
+    assert sizes(spec, replace(demand(100), burstiness=0.5))[2] == 23  # 2 * 9.58 + 3.40 = 22.55
+
+
+@pytest.mark.parametrize(
+    ("whole", "wanted"),
+    [
+        pytest.param(24, 0, id="less than half a replica is borrowed"),
+        pytest.param(25, 1, id="half a replica"),
+        pytest.param(100, 2, id="two replicas"),
+    ],
+)
+def test_mixed_carries_the_whole_requests_in_flight(whole: int, wanted: int) -> None:
+    _, _, mixed = size_pools(cluster(), demand(0, queue=waiting(mixed_requests=whole)), ())
+    assert mixed.replicas == wanted
+    assert mixed.reason == ("MixedInFlight" if wanted else "NoBurst")
+
+
+def test_mixed_is_sized_for_bursts_when_the_queue_is_unknown() -> None:
+    assert sizes(cluster(), replace(demand(100, queue=MISSING), burstiness=0.5))[2] == 13
+
+
+def test_without_base_pools_mixed_carries_both_phases() -> None:
+    prefill, decode, mixed = size_pools(OFF, demand(100), ())
+    assert (prefill.replicas, prefill.reason) == (0, "PoolOff")
+    assert (decode.replicas, decode.reason) == (0, "PoolOff")
+    # 12 / 0.8 + 200 / 48.78 / 0.85 = 19.82
+    assert (mixed.replicas, mixed.reason) == (20, "WholeRequests")
+
+
+def test_without_base_pools_and_demand_mixed_wants_nothing() -> None:
+    assert sizes(OFF, demand(0)) == (0, 0, 0)
+    assert sizes(OFF, demand(0, queue=MISSING)) == (0, 0, 0)
+
+
+def test_without_base_pools_the_busier_of_compute_and_memory_keeps_mixed_large() -> None:
+    seen = demand(1, queue=MISSING, utilization=busy(PoolName.MIXED, 0.2, 0.72))
+    _, _, mixed = size_pools(OFF, seen, fleet(mixed=4))
+    assert (mixed.replicas, mixed.reason) == (4, "Utilization")
+
+
+# --- invariants ------------------------------------------------------------------------------------------------------
+
+QUEUES = st.one_of(
+    st.just(MISSING),
+    st.builds(
+        lambda held, age, pending, decoding, kv, mixed: waiting(
+            held_requests=held,
+            held_tokens=held * 900,
+            head_age_seconds=age,
+            pending_prefill_tokens=pending,
+            decoding_sequences=decoding,
+            resident_kv_tokens=kv,
+            mixed_requests=mixed,
+        ),
+        st.integers(0, 500),
+        st.floats(0, 60),
+        st.integers(0, 10**6),
+        st.integers(0, 5000),
+        st.integers(0, 10**7),
+        st.integers(0, 500),
+    ),
+)
+SHARES = st.floats(0, 1)
+DEMANDS = st.builds(
+    lambda rate, length, output, growth, queue, latency, shares: replace(
+        demand(rate, length=length, output=output, forecast=rate * growth, queue=queue),
+        burstiness=growth - 1,
+        ttft_seconds=latency * 0.4,
+        itl_seconds=latency * 0.020,
+        utilization={name: PoolUtilization(*shares) for name in PoolName},
+    ),
+    st.floats(0, 500),
+    st.floats(1, 30_000),
+    st.floats(1, 2000),
+    st.floats(1, 2),
+    QUEUES,
+    st.floats(0, 3),
+    st.tuples(SHARES, SHARES),
+)
+FLEETS = st.builds(
+    fleet,
+    st.integers(0, 20),
+    st.integers(0, 20),
+    st.integers(0, 20),
+    ready_at=st.sampled_from([0.0, 9_990.0]),
+)
+
+
+@given(DEMANDS, FLEETS, st.booleans())
+def test_equal_inputs_give_equal_sizes_and_none_is_negative(
+    seen: Demand, replicas: object, alone: bool
+) -> None:
+    spec = OFF if alone else cluster()
+    wanted: tuple[Wanted, ...] = size_pools(spec, seen, replicas)  # type: ignore[arg-type]  # a fleet
+    assert wanted == size_pools(spec, seen, replicas)  # type: ignore[arg-type]  # a fleet
+    assert [item.pool for item in wanted] == list(PoolName)
+    assert all(item.replicas >= 0 for item in wanted)
+    assert all(item.reason.isalpha() and item.message for item in wanted)
+
+
+@given(DEMANDS, FLEETS, st.floats(1, 5), st.booleans())
+def test_more_requests_never_lower_the_size_of_any_phase(
+    seen: Demand, replicas: object, factor: float, alone: bool
+) -> None:
+    spec = OFF if alone else cluster()
+    more = replace(
+        seen,
+        arrivals=seen.arrivals.scaled(factor, factor),
+        forecast=seen.forecast.scaled(factor, factor),
+        peak=seen.peak.scaled(factor, factor),
+    )
+    before, after = sizes(spec, seen, replicas), sizes(spec, more, replicas)
+    assert after[0] >= before[0]
+    assert after[1] >= before[1]
+    if alone:
+        assert after[2] >= before[2]
+
+
+@given(DEMANDS, FLEETS, st.integers(0, 10**6), st.integers(0, 1000))
+def test_more_waiting_work_never_lowers_any_phase(
+    seen: Demand, replicas: object, tokens: int, sequences: int
+) -> None:
+    queue = seen.queue
+    if isinstance(queue, Missing):
+        queue = QUIET
+        seen = replace(seen, queue=queue)
+    seen = replace(seen, utilization={})  # a larger batch changes what part of the busy share moves
+    more = replace(
+        queue,
+        held_tokens=queue.held_tokens + tokens,
+        decoding_sequences=queue.decoding_sequences + sequences,
+        resident_kv_tokens=queue.resident_kv_tokens + tokens,
+    )
+    before, after = sizes(cluster(), seen, replicas), sizes(cluster(), replace(seen, queue=more), replicas)
+    assert after[0] >= before[0]
+    assert after[1] >= before[1]
