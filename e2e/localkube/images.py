@@ -22,8 +22,8 @@ BUILD_METHOD = "1"
 
 PIP_CONFIGURATION = "[global]\nno-index = true\nfind-links = /wheelhouse\n"
 
-BUILD_BACKEND = ("hatchling", "packaging", "pathspec", "pluggy", "trove-classifiers")
-"""What `pip install --no-build-isolation .` needs, taken from the locked development requirements."""
+BUILD_BACKEND = ("hatchling", "packaging", "pathspec", "pluggy", "tomlkit", "trove-classifiers")
+"""The build backend of the images' packages and what it needs, taken from the locked development requirements."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,9 +121,11 @@ def engine_command(folder: Path, settings: Mapping[str, Any], *arguments: str, p
 
 @contextlib.contextmanager
 def engine(folder: Path, **settings: Any) -> Iterator[Engine]:
-    """A serving engine."""
+    """A serving engine. Whatever the test did to it, it must not have stumbled: `ProcessError` if it logged that."""
     with running(engine_command(folder, settings), folder, environment()) as process:
         yield Engine(process.find(SERVING)[1], process)
+    if re.search(r"Traceback|Unclosed|never retrieved|Error handling request", process.output):
+        raise ProcessError(process.output)
 
 
 def request(prompt: str | list[int] = "hello", **fields: Any) -> dict[str, Any]:

@@ -42,9 +42,8 @@ import os, pathlib, subprocess, sys
 
 # As MPI does: one worker in the engine's group, one in a session of its own, and one whose parent is gone.
 workers = [subprocess.Popen(["sleep", "3600"]), subprocess.Popen(["sleep", "3600"], start_new_session=True)]
-orphan = subprocess.run(["sh", "-c", "setsid sleep 3600 >/dev/null & echo $!"], capture_output=True, text=True)
+orphan = subprocess.run(["sh", "-c", "setsid sleep 3600 >/dev/null 2>&1 & echo $!"], capture_output=True, text=True)
 pathlib.Path({pids!r}).write_text(" ".join([*(str(w.pid) for w in workers), orphan.stdout.strip(), str(os.getpid())]))
-subprocess.run(["sh", "-c", "true & exec true"])
 options = sys.argv[sys.argv.index("serve") + 2 :]
 os.execv(sys.executable, [sys.executable, "-m", "emulated_engine", "serve", "--model", "m", *options])
 """
@@ -243,4 +242,6 @@ async def test_the_engine_starts_with_signals_as_a_shell_leaves_them(tmp_path: P
     full = [sys.executable, "-m", "trtllm_launcher", "grep", "-E", "^Sig(Blk|Ign):", "/proc/self/status"]
     with running(full, tmp_path, environment()) as process:
         assert await process.exit_code() == 0
-        assert re.findall(r"Sig(?:Blk|Ign):\t(\w+)", process.output) == ["0" * 16, "0" * 16]
+        masks = [int(mask, 16) for mask in re.findall(r"Sig(?:Blk|Ign):\t(\w+)", process.output)]
+    # Bit N-1 is signal N; those from 32 on belong to the C library.
+    assert [mask & 0x7FFFFFFF for mask in masks] == [0, 0]

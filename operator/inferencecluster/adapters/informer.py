@@ -170,9 +170,9 @@ class Informer(Generic[T]):
         }
 
 
-def all_synced(informers: Iterable[Informer[T]]) -> bool:
-    """Every one of `informers` is synced."""
-    return all(informer.synced for informer in informers)
+def all_listed(informers: Iterable[Informer[T]]) -> bool:
+    """Every one of `informers` has its first list."""
+    return all(informer.listed for informer in informers)
 
 
 def _key(manifest: Manifest) -> ObjectKey:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
@@ -20,8 +19,6 @@ from inferencecluster.render.replica import DRAINED_GRACE_SECONDS, render_replic
 
 _ANNOTATION_CHARACTERS: Final = 500
 """A reason is a sentence."""
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +69,13 @@ class Actor:
                 event = await self._carry_out(action, fleet, accepted)
             except ApplyError as error:
                 refused.append(error)
-                _logger.log(
-                    # A conflict is everyday: the world moved between the look and the write.
-                    logging.INFO if isinstance(error, Conflict) else logging.WARNING,
-                    "write refused",
-                    extra={"cluster": f"{fleet.namespace}/{fleet.name}", "error": str(error)},
-                )
-                if not isinstance(error, Conflict):
-                    events.append(Event(EventType.WARNING, EventReason.WRITE_REFUSED, str(error)))
                 continue
             if event is not None:
                 done.append(action)
                 events.append(event)
         return Acted(tuple(done), tuple(events), tuple(refused))
 
-    async def _carry_out(
-        self, action: Action, fleet: Fleet, accepted: AcceptedSpec | None
-    ) -> Event | None:
+    async def _carry_out(self, action: Action, fleet: Fleet, accepted: AcceptedSpec | None) -> Event | None:
         match action:
             case Create():
                 return await self._create(action, fleet, accepted)
@@ -109,9 +96,7 @@ class Actor:
             case _:
                 assert_never(action)
 
-    async def _create(
-        self, action: Create, fleet: Fleet, accepted: AcceptedSpec | None
-    ) -> Event | None:
+    async def _create(self, action: Create, fleet: Fleet, accepted: AcceptedSpec | None) -> Event | None:
         """A name that is taken is most likely our own create of a moment ago, which the cache does not show yet."""
         if accepted is None or action.pool not in accepted.contexts:
             return None

@@ -93,9 +93,7 @@ class Loops:
         backoff = Backoff(first=FIRST_BACKOFF_SECONDS, longest=LONGEST_BACKOFF_SECONDS, jitter=jitter)
         seconds = 0.0
         while True:
-            await self._wakeups.wait(
-                key, at_most=seconds, debounce=self._debounce_seconds, clock=self._clock
-            )
+            await self._wakeups.wait(key, at_most=seconds, debounce=self._debounce_seconds, clock=self._clock)
             async with self._workers:
                 look = await self._look(key, backoff)
             if not look.finished:
@@ -116,12 +114,16 @@ class Loops:
             at_least = error.retry_after_seconds if isinstance(error, Throttled) else 0.0
             look = NextLook(backoff.fail(at_least))
             self._metrics.reconciles.labels(type(error).__name__).inc()
-            _logger.warning("look failed, retrying", extra=about | {"error": str(error), "retry_seconds": look.seconds})
+            _logger.warning(
+                "look failed, retrying", extra=about | {"error": str(error), "retry_seconds": look.seconds}
+            )
         except Exception:
             # A defect of ours in one cluster must not end the loops of the others.
             look = NextLook(backoff.fail())
             self._metrics.reconciles.labels("Defect").inc()
-            _logger.exception("look failed by a defect, retrying", extra=about | {"retry_seconds": look.seconds})
+            _logger.exception(
+                "look failed by a defect, retrying", extra=about | {"retry_seconds": look.seconds}
+            )
         else:
             backoff.succeed()
             self._metrics.reconciles.labels("Success").inc()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from inferencecluster.adapters.clock import Clock
 from inferencecluster.adapters.informer import ObjectKey
 from inferencecluster.adapters.kube_resources import Manifest
 from inferencecluster.adapters.nodes import NodeView, Placement, pool_capacity
-from inferencecluster.adapters.pods import EnginePod, PodIndex
+from inferencecluster.adapters.pods import EnginePod, PodIndex, controller_uid
 from inferencecluster.adapters.prometheus import MetricsBoard
 from inferencecluster.adapters.routers import RouterClient, RouterView, look_at_routers
 from inferencecluster.api.names import CLUSTER_KIND
@@ -36,10 +36,9 @@ def project_pool(manifest: Manifest) -> PoolView | None:
     metadata, spec = manifest["metadata"], manifest.get("spec") or {}
     if spec.get("pool") not in set(PoolName) or not isinstance(spec.get("replicas"), int):
         return None
-    owner = next((item for item in metadata.get("ownerReferences") or () if item.get("controller")), {})
     return PoolView(
         cluster=ObjectKey(metadata["namespace"], spec["clusterRef"]["name"]),
-        owner_uid=owner.get("uid", "") if owner.get("kind") == CLUSTER_KIND else "",
+        owner_uid=controller_uid(metadata, CLUSTER_KIND),
         pool=PoolName(spec["pool"]),
         replicas=spec["replicas"],
     )
@@ -69,10 +68,7 @@ async def observe(
     world: World, key: ObjectKey, state: ClusterState, accepted: AcceptedSpec, *, sizing_due: bool
 ) -> Observation:
     """One look. It remembers in `state` what the next look is compared with."""
-    view = await look_at_routers(
-        world.routers, world.pods.routers(key), state.look, at=world.clock.monotonic()
-    )
-    state.look = view.look
+    view, replicas = await look_at_replicas(world, key, state, accepted.gpu_resource_names)
     spec, now = accepted.spec, world.clock.now()
     if sizing_due:
         world.metrics.follow(key, spec.slo.percentile)
@@ -80,7 +76,7 @@ async def observe(
     return Observation(
         now=now,
         spec=spec,
-        replicas=_replicas(world, key, state, accepted, view),
+        replicas=replicas,
         routers=view.sample,
         metrics=state.metrics,
         capacity=_capacity(world, accepted.placements),
@@ -89,26 +85,29 @@ async def observe(
     )
 
 
-def _replicas(
-    world: World, key: ObjectKey, state: ClusterState, accepted: AcceptedSpec, view: RouterView
-) -> tuple[Replica, ...]:
-    """Read after the routers answered: a router's word about a Pod is never newer than the Pod's own state here."""
-    now = world.clock.now()
-    counted = [pod.counted(accepted.gpu_resource_names) for pod in world.engines(key, state.uid)]
+async def look_at_replicas(
+    world: World, key: ObjectKey, state: ClusterState, gpu_resource_names: Collection[str]
+) -> tuple[RouterView, tuple[Replica, ...]]:
+    """The routers' word, and every replica with the work that they hold on it, ordered by name."""
+    view = await look_at_routers(
+        world.routers, world.pods.routers(key), state.look, at=world.clock.monotonic()
+    )
+    state.look = view.look
+    # Read after the routers answered: a Pod that came meanwhile is unknown to them, and so not confirmed.
+    counted = [pod.counted(gpu_resource_names) for pod in world.engines(key, state.uid)]
     state.ready_since = {
         replica.uid: state.ready_since.get(replica.uid, replica.ready_at)
         for replica in counted
         if replica.ready_at is not None
     }
-    return tuple(
+    now = world.clock.now()
+    return view, tuple(
         replace(replica, load=view.load(replica, now=now), ready_at=state.ready_since.get(replica.uid))
         for replica in counted
     )
 
 
-def _capacity(
-    world: World, placements: Mapping[PoolName, Placement]
-) -> tuple[PoolCapacity, ...] | Missing:
+def _capacity(world: World, placements: Mapping[PoolName, Placement]) -> tuple[PoolCapacity, ...] | Missing:
     nodes = world.nodes()
     if isinstance(nodes, Missing):
         return nodes
@@ -118,9 +117,7 @@ def _capacity(
     )
 
 
-def _external(
-    world: World, key: ObjectKey, uid: str, mode: ScalingMode
-) -> Mapping[PoolName, int] | Missing:
+def _external(world: World, key: ObjectKey, uid: str, mode: ScalingMode) -> Mapping[PoolName, int] | Missing:
     if mode is not ScalingMode.EXTERNAL:
         return Missing("NotExternal")
     wished = {view.pool: view.replicas for view in world.pools(key) if view.owner_uid == uid}

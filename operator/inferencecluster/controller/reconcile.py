@@ -7,6 +7,7 @@ what it was about to do.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,18 +20,21 @@ from inferencecluster.controller.accepted import AcceptedSpec, accept
 from inferencecluster.controller.act import Acted, Actor, Fleet
 from inferencecluster.controller.children import Children
 from inferencecluster.controller.clusters import ClusterStore, ClusterView, cluster_view
+from inferencecluster.controller.deletion import deletion_status, spec_for_deletion
 from inferencecluster.controller.events import Event, EventReason, EventType
 from inferencecluster.controller.loop import NextLook
 from inferencecluster.controller.metrics import OperatorMetrics
-from inferencecluster.controller.observe import World, observe
+from inferencecluster.controller.observe import World, look_at_replicas, observe
 from inferencecluster.controller.report import records_of, targets_of
 from inferencecluster.controller.reporter import Look, Reporter, read_status
 from inferencecluster.controller.settings import Settings
 from inferencecluster.controller.state import ClusterState
-from inferencecluster.core.decision import Memory, decide, decide_deletion
+from inferencecluster.core.actions import Action
+from inferencecluster.core.decision import Memory, decide
 from inferencecluster.core.errors import ApplyError, Conflict, SpecError
-from inferencecluster.core.fleet import Lifecycle
+from inferencecluster.core.fleet import Lifecycle, Replica
 from inferencecluster.core.observation import Observation
+from inferencecluster.core.transition import Progress, plan_deletion
 
 TICK_SLACK: Final = 0.1
 """Timers fire a little early or late: a tick is due from nine tenths of its interval on."""
@@ -84,29 +88,42 @@ class Reconciler:
             self._clusters.put(view)
         state = self._state(view)
         self._read_spec(view, state)
-        if view.is_deleting and not self._world.engines(key, view.uid):
-            kept = tuple(name for name in view.finalizers if name != FINALIZER)
-            await self._write_finalizers(view, kept)
-            return self._forget(key)
+        if view.is_deleting:
+            return await self._end(view, state)
         if state.accepted is None:
             if state.refused is not None:
                 await self._reporter.report_stalled(view, state, state.refused)
             return NextLook(self._settings.resync_seconds)
-        return await self._look(view, state, state.accepted)
+        return await self._serve(view, state, state.accepted)
 
-    async def _look(self, view: ClusterView, state: ClusterState, accepted: AcceptedSpec) -> NextLook:
+    async def _serve(self, view: ClusterView, state: ClusterState, accepted: AcceptedSpec) -> NextLook:
+        """A cluster that exists and has a spec to act on."""
         observation = await self._observe(view, state, accepted)
-        decided = (decide_deletion if view.is_deleting else decide)(observation, state.memory)
-        state.memory = decided.memory
-        look = Look(view, state, accepted, observation, decided)
+        decision = decide(observation, state.memory)
+        state.memory = decision.memory
+        look = Look(view, state, accepted, observation, decision)
         await self._reporter.report(look)
-        if not view.is_deleting:
-            await self._settle_children(look)
-        return self._next_look(look, await self._act(look))
+        await self._settle_children(look)
+        acted = await self._act(view, observation.replicas, decision.actions, accepted)
+        return self._next_look(look, acted)
 
-    async def _observe(
-        self, view: ClusterView, state: ClusterState, accepted: AcceptedSpec
-    ) -> Observation:
+    async def _end(self, view: ClusterView, state: ClusterState) -> NextLook:
+        """A cluster that is being deleted: drain its replicas, then let it go. The routers stay until the last."""
+        if not self._world.engines(view.key, view.uid):
+            kept = tuple(name for name in view.finalizers if name != FINALIZER)
+            await self._write_finalizers(view, kept)
+            return self._forget(view.key)
+        accepted = state.accepted
+        names = accepted.gpu_resource_names if accepted else frozenset[str]()
+        spec = accepted.spec if accepted else spec_for_deletion(view.manifest)
+        _, replicas = await look_at_replicas(self._world, view.key, state, names)
+        outcome = plan_deletion(now=self._world.clock.now(), spec=spec, replicas=replicas)
+        await self._reporter.report_deletion(view, state, deletion_status(spec, replicas))
+        actions = outcome.actions if isinstance(outcome, Progress) else ()
+        await self._act(view, replicas, actions, None)
+        return NextLook(self._settings.follow_up_seconds)
+
+    async def _observe(self, view: ClusterView, state: ClusterState, accepted: AcceptedSpec) -> Observation:
         now = self._world.clock.monotonic()
         interval = accepted.spec.interval_seconds
         is_due = state.sized_at is None or now - state.sized_at >= interval * (1 - TICK_SLACK)
@@ -125,9 +142,7 @@ class Reconciler:
         is_full = memo.checked_at is None
         pools = tuple(pool for pool in look.decision.status.pools if pool.name in accepted.contexts)
         try:
-            foreign = await self._children.settle(
-                accepted, memo, {pool.name: pool.desired for pool in pools}
-            )
+            foreign = await self._children.settle(accepted, memo, {pool.name: pool.desired for pool in pools})
             await self._children.report_pools(accepted.cluster, memo, pools)
             if is_full:
                 revisions = {replica.revision for replica in look.observation.replicas}
@@ -142,15 +157,19 @@ class Reconciler:
             event = Event(EventType.WARNING, EventReason.FOREIGN_OBJECT, message)
             await self._reporter.tell(look.view, event)
 
-    async def _act(self, look: Look) -> Acted:
-        key = look.view.key
-        fleet = Fleet(
-            key.namespace, key.name, look.view.uid, look.observation.replicas, look.observation.now
-        )
-        acted = await self._actor.carry_out(look.decision.actions, fleet, look.accepted)
-        await self._reporter.refused(look.view, acted.refused)
+    async def _act(
+        self,
+        view: ClusterView,
+        replicas: tuple[Replica, ...],
+        actions: Sequence[Action],
+        accepted: AcceptedSpec | None,
+    ) -> Acted:
+        key = view.key
+        fleet = Fleet(key.namespace, key.name, view.uid, replicas, self._world.clock.now())
+        acted = await self._actor.carry_out(actions, fleet, accepted)
+        await self._reporter.refused(view, acted.refused)
         for event in acted.events:
-            await self._reporter.tell(look.view, event)
+            await self._reporter.tell(view, event)
         return acted
 
     def _next_look(self, look: Look, acted: Acted) -> NextLook:
@@ -160,7 +179,7 @@ class Reconciler:
             for replica in look.observation.replicas
         )
         has_moved = bool(acted.done) or any(isinstance(error, Conflict) for error in acted.refused)
-        if is_draining or has_moved or look.view.is_deleting:
+        if is_draining or has_moved:
             return NextLook(self._settings.follow_up_seconds)
         now, interval = self._world.clock.monotonic(), look.accepted.spec.interval_seconds
         since = now - (look.state.sized_at if look.state.sized_at is not None else now)

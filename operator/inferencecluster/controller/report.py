@@ -194,7 +194,7 @@ def targets_of(status: api.InferenceClusterStatus) -> dict[PoolName, int]:
 
 
 def records_of(status: api.InferenceClusterStatus) -> tuple[DecisionRecord, ...]:
-    """Decisions that the status still holds, oldest first."""
+    """Decisions that the status still holds, newest first."""
     return tuple(
         DecisionRecord(
             time=decision.time.timestamp(),
@@ -206,7 +206,7 @@ def records_of(status: api.InferenceClusterStatus) -> tuple[DecisionRecord, ...]
             inputs=tuple((entry.name, _number(entry.value)) for entry in decision.inputs),
             limited_by=decision.limited_by or "",
         )
-        for decision in reversed(status.decisions)
+        for decision in status.decisions
     )
 
 
@@ -214,7 +214,8 @@ def _steady(status: api.InferenceClusterStatus) -> api.InferenceClusterStatus:
     return status.model_copy(
         update={
             "pools": tuple(
-                pool.model_copy(update={"borrowed": 0, "capacity": None}) for pool in status.pools
+                pool.model_copy(update={"borrowed": 0, "used_gpus": None, "free_gpus": None})
+                for pool in status.pools
             ),
             "draining": tuple(drain.model_copy(update={"waiting_for": ""}) for drain in status.draining),
         }
@@ -222,8 +223,7 @@ def _steady(status: api.InferenceClusterStatus) -> api.InferenceClusterStatus:
 
 
 def _sizes(pool: PoolStatus) -> api.PoolSizes:
-    capacity = pool.capacity
-    return api.PoolSizes(
+    sizes = api.PoolSizes(
         name=pool.name,
         desired=pool.desired,
         recommended=pool.recommended,
@@ -232,14 +232,17 @@ def _sizes(pool: PoolStatus) -> api.PoolSizes:
         draining=pool.draining,
         borrowed=pool.borrowed,
         gpus=pool.gpus,
-        capacity=None
-        if isinstance(capacity, Missing)
-        else api.NodeCapacity(
-            nodes=capacity.nodes,
-            allocatable_gpus=capacity.allocatable_gpus,
-            used_gpus=capacity.used_gpus,
-            free_gpus=capacity.free_gpus,
-        ),
+    )
+    capacity = pool.capacity
+    if isinstance(capacity, Missing):
+        return sizes
+    return sizes.model_copy(
+        update={
+            "nodes": capacity.nodes,
+            "allocatable_gpus": capacity.allocatable_gpus,
+            "used_gpus": capacity.used_gpus,
+            "free_gpus": capacity.free_gpus,
+        }
     )
 
 

@@ -99,10 +99,21 @@ class Reporter:
 
     async def report_stalled(self, view: ClusterView, state: ClusterState, error: SpecError) -> None:
         """For a cluster of which no generation could be read. Raises `ApiUnavailable`."""
-        status = build_stalled_status(
-            error, state.status, generation=view.generation, now=self._clock.now()
-        )
+        status = build_stalled_status(error, state.status, generation=view.generation, now=self._clock.now())
         await self._publish(view, state, status, (), thorough=True)
+
+    async def report_deletion(self, view: ClusterView, state: ClusterState, core: ClusterStatus) -> None:
+        """For a cluster that drains to its end. Raises `ApiUnavailable`."""
+        now, told = self._clock.now(), state.status
+        self._metrics.reported(view.key, core, at=self._clock.monotonic())
+        report = Report(
+            generation=view.generation,
+            revision=(told.revision if told else None) or "",
+            endpoint=endpoint_of(view.key.name, view.key.namespace),
+            status=core,
+            records=(),
+        )
+        await self._publish(view, state, build_status(report, told, now=now), (), thorough=False)
 
     async def refused(self, view: ClusterView, errors: Sequence[ApplyError]) -> None:
         """Count writes that the API server would not do, and show those that time alone does not heal."""
@@ -137,9 +148,7 @@ class Reporter:
         for event in events:
             await self.tell(view, event)
 
-    async def _write(
-        self, view: ClusterView, state: ClusterState, status: InferenceClusterStatus
-    ) -> None:
+    async def _write(self, view: ClusterView, state: ClusterState, status: InferenceClusterStatus) -> None:
         body = status_manifest(view.key.name, view.key.namespace, view.uid, status)
         written = cluster_view(await self._client.apply_status(body))
         self._clusters.put(written)
@@ -148,14 +157,14 @@ class Reporter:
 
     def _decided(self, look: Look, record: DecisionRecord) -> None:
         self._metrics.decided(look.view.key, record)
-        about = {
+        about: dict[str, object] = {
             "pool": record.pool.value,
             "before": record.before,
             "after": record.after,
             "reason": record.reason,
             "limited_by": record.limited_by,
         }
-        _logger.info("size decided", extra=look.about | about)
+        _logger.info("size decided", extra={**look.about, **about})
 
 
 def _with_refusal(look: Look) -> ClusterStatus:

@@ -28,7 +28,9 @@ class Probes:
     is_ready: Callable[[], bool]
 
 
-def build_app(probes: Probes, metrics: OperatorMetrics, targets: Callable[[], list[Target]]) -> web.Application:
+def build_app(
+    probes: Probes, metrics: OperatorMetrics, targets: Callable[[], list[Target]]
+) -> web.Application:
     """`/healthz`, `/readyz`, `/metrics` and `/targets`."""
 
     async def healthz(_: web.Request) -> web.Response:

@@ -25,7 +25,7 @@ class Settings:
     prometheus_url: str
     """IC_PROMETHEUS_URL. Empty means that there is none."""
     platform: Platform
-    """IC_ROUTER_IMAGE, IC_EMULATED_IMAGE, IC_ROUTER_CLUSTER_ROLE, IC_EMULATED_FAULTS."""
+    """IC_ROUTER_IMAGE, IC_ROUTER_CLUSTER_ROLE, IC_EMULATED_FAULTS."""
     pod_name: str
     """IC_POD_NAME: the holder of the Lease."""
     pod_namespace: str
@@ -62,7 +62,6 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         prometheus_url=values.url("IC_PROMETHEUS_URL"),
         platform=Platform(
             router_image=values.text("IC_ROUTER_IMAGE", "inferencecluster-operator:latest"),
-            emulated_image=values.text("IC_EMULATED_IMAGE", "emulated-engine:latest"),
             router_cluster_role=values.text("IC_ROUTER_CLUSTER_ROLE", "inferencecluster-router"),
             emulated_faults=values.switch("IC_EMULATED_FAULTS", default=False),
         ),
