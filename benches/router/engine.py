@@ -11,7 +11,7 @@ import argparse
 import asyncio
 import json
 import re
-from typing import Final
+from typing import Final, cast
 
 import uvloop
 
@@ -157,9 +157,8 @@ class Engine(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        if not isinstance(transport, asyncio.Transport):
-            raise TypeError("a TCP connection is needed")
-        self._transport = transport
+        # uvloop's transports speak asyncio's protocol without inheriting from its classes.
+        self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, _: Exception | None) -> None:
         """Stop the stream."""

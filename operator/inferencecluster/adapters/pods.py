@@ -156,8 +156,9 @@ def requested_devices(spec: Manifest) -> dict[str, int]:
     devices: defaultdict[str, int] = defaultdict(int)
     for container in spec.get("containers") or ():
         resources = container.get("resources") or {}
-        # Requests equal limits for extended resources, and the API server fills in requests.
-        for name, quantity in (resources.get("requests") or resources.get("limits") or {}).items():
+        # Both are equal for extended resources where both are there; either may be left out.
+        both = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
+        for name, quantity in both.items():
             if "/" in name and str(quantity).isdecimal():
                 devices[name] += int(quantity)
     return dict(devices)

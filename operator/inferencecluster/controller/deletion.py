@@ -71,7 +71,7 @@ def deletion_status(spec: ClusterSpec, replicas: tuple[Replica, ...]) -> Cluster
                 replica=replica.name,
                 pool=replica.home,
                 since=replica.fenced_at,
-                deadline=drain_deadline(replica, spec),
+                deadline=drain_deadline(replica.fenced_at, spec),
                 waiting_for=waiting_for(replica),
             )
             for replica in replicas

@@ -1,7 +1,11 @@
 """The one way through: `decide(observation, memory) -> Decision`. The operator, Recommend mode, the simulator and replay
 all call it.
 
-    observe_demand -> size_pools -> allocate -> plan_transition -> conditions
+    review_replicas -> observe_demand -> size_pools -> allocate -> plan_transition -> conditions
+
+Who decides the sizes depends on the mode: demand (Automatic), nobody (Recommend: they stay, and what demand would choose is
+told beside), the EnginePools (External), or the minimums (Fixed). Bounds and the budget hold in each of them. Between two
+sizing ticks the sizes of the last one stay; failed replicas are replaced and drains go on in every look and every mode.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Final
 
 from inferencecluster.core.actions import Action
 from inferencecluster.core.allocation import AllocationMemory, AllocationRequest, Target, allocate
@@ -16,9 +21,9 @@ from inferencecluster.core.demand import Demand, DemandMemory, observe_demand
 from inferencecluster.core.fleet import PoolName, gpus_held
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import Observation, PoolCapacity
+from inferencecluster.core.replacement import GivenUp, ReplacementMemory, review_replicas
 from inferencecluster.core.sizing import Wanted, size_pools
 from inferencecluster.core.spec import ScalingMode
-from inferencecluster.core.startup import StartupMemory, review_starts
 from inferencecluster.core.status import (
     ClusterStatus,
     Condition,
@@ -37,8 +42,20 @@ from inferencecluster.core.transition import (
 from inferencecluster.core.verdicts import Situation, conditions, is_settled
 
 Targets = tuple[Target, Target, Target]
-MAX_RECORDS = 10
+
+MAX_RECORDS: Final = 10
 """What status keeps; the Events hold the rest."""
+RECOMMENDED: Final = "recommended only: "
+"""How the message of a record begins whose size nobody acts on."""
+BOUND_REASONS: Final = MappingProxyType(
+    {
+        "minReplicas": "MinReplicas",
+        "maxReplicas": "MaxReplicas",
+        "budget": "Budget",
+        "nodes": "NodesExhausted",
+    }
+)
+"""Where a hard limit set the size, it is the reason, and what demand wanted is in the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +64,7 @@ class Memory:
 
     demand: DemandMemory
     allocation: AllocationMemory
-    startup: StartupMemory
+    replacement: ReplacementMemory
     targets: Targets | None
     """As last decided; None before the first decision of this process."""
     recommended: Targets | None
@@ -63,11 +80,11 @@ class Memory:
 
     @classmethod
     def empty(cls) -> Memory:
-        """A cluster that nobody has decided about yet."""
+        """A cluster that nobody has decided about yet: what exists is its size."""
         return cls(
             demand=DemandMemory.empty(),
             allocation=AllocationMemory.empty(),
-            startup=StartupMemory.empty(),
+            replacement=ReplacementMemory.empty(),
             targets=None,
             recommended=None,
             published=MappingProxyType({}),
@@ -78,14 +95,24 @@ class Memory:
 
     @classmethod
     def restored(
-        cls, targets: Mapping[PoolName, int], records: tuple[DecisionRecord, ...], now: float
+        cls,
+        targets: Mapping[PoolName, int],
+        records: tuple[DecisionRecord, ...],
+        now: float,
+        *,
+        settled_generation: int = -1,
     ) -> Memory:
-        """After a restart, from the published status: a half-done change of size goes on, and nothing shrinks early."""
+        """After a restart, from the published status: a half-done change of size goes on, and nothing shrinks early.
+
+        `records` are newest first. `settled_generation` is the observed one if status said `Reconciling=False`: without
+        it, a replica that is just being replaced would look like a rollout.
+        """
         return replace(
             cls.empty(),
             allocation=AllocationMemory.restored(targets, now),
             published=MappingProxyType(dict(targets)),
             records=records[:MAX_RECORDS],
+            settled_generation=settled_generation,
         )
 
 
@@ -97,50 +124,9 @@ class Decision:
     targets: Mapping[PoolName, int]
     status: ClusterStatus
     records: tuple[DecisionRecord, ...]
-    """New ones only, one per pool whose size changed."""
+    """New ones only, at most one per pool whose size or recommendation changed."""
     memory: Memory
     outcome: Outcome
-
-
-def decide(observation: Observation, memory: Memory) -> Decision:
-    """Everything that one look at one cluster leads to. Pure: equal arguments give equal decisions."""
-    now, spec = observation.now, observation.spec
-    startup, given_up = review_starts(memory.startup, observation)
-    demand_memory, demand = observe_demand(memory.demand, observation)
-    sizes = _decide_sizes(memory, observation, demand, startup.waiting(now))
-    records = _records(memory, observation, sizes)
-    targets = {target.pool: target.replicas for target in sizes.targets}
-    outcome = plan_transition(
-        TransitionRequest(
-            now=now,
-            spec=spec,
-            replicas=observation.replicas,
-            targets=targets,
-            given_up={item.replica.uid: item.reason for item in given_up},
-        )
-    )
-    was_settled = memory.settled_generation == spec.generation
-    situation = Situation(observation, demand, sizes.targets, startup.pools, spec_settled=was_settled)
-    settled = was_settled or is_settled(situation)
-    situation = replace(situation, spec_settled=settled)
-    return Decision(
-        actions=outcome.actions if isinstance(outcome, Progress) else (),
-        targets=MappingProxyType(targets),
-        status=_status(observation, sizes, conditions(situation)),
-        records=records,
-        memory=replace(
-            memory,
-            demand=demand_memory,
-            allocation=sizes.allocation,
-            startup=startup,
-            targets=sizes.targets,
-            recommended=sizes.recommended,
-            records=(*records, *memory.records)[:MAX_RECORDS],
-            generation=spec.generation,
-            settled_generation=spec.generation if settled else memory.settled_generation,
-        ),
-        outcome=outcome,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,62 +138,122 @@ class _Sizes:
     recommended: Targets
 
 
-def _decide_sizes(
-    memory: Memory, observation: Observation, demand: Demand | Missing, given_up: Mapping[PoolName, int]
-) -> _Sizes:
-    """Sizes by whoever decides in this mode; between two sizing ticks those of the last one stay."""
-    spec, now = observation.spec, observation.now
-    fresh = memory.targets is None or memory.generation != spec.generation
-    by_demand = spec.mode in (ScalingMode.AUTOMATIC, ScalingMode.RECOMMEND)
-    if memory.targets and memory.recommended and by_demand and not (fresh or observation.sizing_due):
-        return _Sizes(memory.allocation, memory.targets, memory.recommended)
-    request = AllocationRequest(
-        now=now,
-        spec=spec,
-        replicas=observation.replicas,
-        wanted=demand if isinstance(demand, Missing) else size_pools(spec, demand, observation.replicas),
-        shrink_allowed=not isinstance(demand, Missing) and demand.complete,
-        capacity=observation.capacity,
-        given_up=given_up,
+def decide(observation: Observation, memory: Memory) -> Decision:
+    """Everything that one look at one cluster leads to. Pure: equal arguments give equal decisions."""
+    spec = observation.spec
+    replacement, given_up = review_replicas(memory.replacement, observation)
+    demand_memory, demand = observe_demand(memory.demand, observation)
+    request = _allocation_request(observation, demand, replacement, given_up)
+    sizes = _decide_sizes(memory, observation, request)
+    records = _records(memory, observation, sizes)
+    targets = {target.pool: target.replicas for target in sizes.targets}
+    outcome = plan_transition(
+        TransitionRequest(
+            now=observation.now,
+            spec=spec,
+            replicas=observation.replicas,
+            targets=targets,
+            given_up={item.replica.uid: item.reason for item in given_up},
+            held_back=frozenset(replacement.waiting(observation.now)),
+        )
     )
+    was_settled = memory.settled_generation == spec.generation
+    situation = Situation(observation, demand, sizes.targets, replacement.pools, spec_settled=was_settled)
+    settled = was_settled or is_settled(situation)
+    situation = replace(situation, spec_settled=settled)
+    return Decision(
+        actions=outcome.actions if isinstance(outcome, Progress) else (),
+        targets=MappingProxyType(targets),
+        status=_status(observation, sizes, conditions(situation)),
+        records=records,
+        memory=replace(
+            memory,
+            demand=demand_memory,
+            allocation=sizes.allocation,
+            replacement=replacement,
+            targets=sizes.targets,
+            recommended=sizes.recommended,
+            records=(*records, *memory.records)[:MAX_RECORDS],
+            generation=spec.generation,
+            settled_generation=spec.generation if settled else memory.settled_generation,
+        ),
+        outcome=outcome,
+    )
+
+
+def _allocation_request(
+    observation: Observation,
+    demand: Demand | Missing,
+    replacement: ReplacementMemory,
+    given_up: tuple[GivenUp, ...],
+) -> AllocationRequest:
+    """What demand asks for. A replica that is given up is not there any more, whatever its Pod says."""
+    lost = {item.replica.uid for item in given_up}
+    remaining = tuple(replica for replica in observation.replicas if replica.uid not in lost)
+    waiting = replacement.waiting(observation.now)
+    is_known = not isinstance(demand, Missing)
+    return AllocationRequest(
+        now=observation.now,
+        spec=observation.spec,
+        replicas=remaining,
+        wanted=size_pools(observation.spec, demand, remaining) if is_known else demand,
+        shrink_allowed=is_known and demand.complete,
+        capacity=observation.capacity,
+        given_up={name: back_off.replicas for name, back_off in waiting.items()},
+    )
+
+
+def _decide_sizes(memory: Memory, observation: Observation, request: AllocationRequest) -> _Sizes:
+    """Sizes by whoever decides in this mode; between two sizing ticks those of the last one stay."""
+    spec, now = request.spec, request.now
+    if memory.targets is not None and memory.recommended is not None and not _is_due(memory, observation):
+        return _Sizes(memory.allocation, memory.targets, memory.recommended)
     if spec.mode is ScalingMode.AUTOMATIC:
         allocation, targets = allocate(memory.allocation, request)
         return _Sizes(allocation, targets, targets)
     # Somebody else chose: what they ask for may shrink a pool whatever the metrics say, and needs no history.
-    held = AllocationMemory.restored(_present_sizes(memory, observation), now)
-    _, targets = allocate(held, replace(request, wanted=_asked(memory, observation), shrink_allowed=True))
+    present = _present_sizes(memory, observation)
+    asked = replace(request, wanted=_asked(present, observation), shrink_allowed=True)
+    if spec.mode is ScalingMode.RECOMMEND:
+        # Sizes stay: a pool that shrank to what its nodes hold would never grow back.
+        asked = replace(asked, given_up=MappingProxyType({}))
+    _, targets = allocate(AllocationMemory.restored(present, now), asked)
     if spec.mode is ScalingMode.RECOMMEND:
         allocation, recommended = allocate(memory.allocation, request)
-    else:
-        # Demand's own choice is shown beside, without a memory of its own: nobody acts on it.
-        allocation = AllocationMemory.restored({target.pool: target.replicas for target in targets}, now)
-        _, recommended = allocate(
-            AllocationMemory.empty(), replace(request, spec=replace(spec, mode=ScalingMode.FIXED))
-        )
-    return _Sizes(allocation, targets, recommended)
+        return _Sizes(allocation, targets, recommended)
+    # Demand's own choice is told beside, without windows and rates: nobody acts on it.
+    unhurried = replace(request, spec=replace(spec, mode=ScalingMode.FIXED))
+    _, recommended = allocate(AllocationMemory.empty(), unhurried)
+    sizes = {target.pool: target.replicas for target in targets}
+    return _Sizes(AllocationMemory.restored(sizes, now), targets, recommended)
 
 
-def _asked(memory: Memory, observation: Observation) -> tuple[Wanted, Wanted, Wanted] | Missing:
+def _is_due(memory: Memory, observation: Observation) -> bool:
+    """Wishes from outside and another spec do not wait for a sizing tick."""
+    spec = observation.spec
+    return (
+        observation.sizing_due
+        or memory.generation != spec.generation
+        or spec.mode not in (ScalingMode.AUTOMATIC, ScalingMode.RECOMMEND)
+    )
+
+
+def _asked(
+    present: Mapping[PoolName, int], observation: Observation
+) -> tuple[Wanted, Wanted, Wanted] | Missing:
     """The sizes that somebody other than demand asks for."""
-    present = _present_sizes(memory, observation)
-    match observation.spec.mode:
-        case ScalingMode.FIXED:
-            return _wanted(
-                {pool.name: pool.min_replicas for pool in observation.spec.pools}, "Fixed", "mode is Fixed"
-            )
-        case ScalingMode.EXTERNAL:
-            if isinstance(observation.external, Missing):
-                return observation.external
-            return _wanted({**present, **observation.external}, "External", "set through /scale")
-        case _:
-            return _wanted(present, "Recommend", "mode is Recommend: sizes stay as they are")
+    spec, external = observation.spec, observation.external
+    if spec.mode is ScalingMode.FIXED:
+        return _wanted({pool.name: pool.min_replicas for pool in spec.pools}, "Fixed", "mode is Fixed")
+    if spec.mode is ScalingMode.RECOMMEND:
+        return _wanted(present, "Recommend", "mode is Recommend: sizes stay as they are")
+    if isinstance(external, Missing):
+        return external
+    return _wanted({**present, **external}, "External", "set through /scale")
 
 
 def _wanted(sizes: Mapping[PoolName, int], reason: str, message: str) -> tuple[Wanted, Wanted, Wanted]:
-    prefill, decode, mixed = (
-        Wanted(name, sizes[name], reason, message, ())
-        for name in (PoolName.PREFILL, PoolName.DECODE, PoolName.MIXED)
-    )
+    prefill, decode, mixed = (Wanted(name, sizes[name], reason, message, ()) for name in PoolName)
     return prefill, decode, mixed
 
 
@@ -224,75 +270,78 @@ def _present_sizes(memory: Memory, observation: Observation) -> Mapping[PoolName
 
 def _records(memory: Memory, observation: Observation, sizes: _Sizes) -> tuple[DecisionRecord, ...]:
     """One for each pool whose size (or, in Recommend mode, whose recommendation) changed."""
-    shadow = observation.spec.mode is ScalingMode.RECOMMEND
-    chosen = sizes.recommended if shadow else sizes.targets
-    before = _present_sizes(memory, observation)
-    if shadow and memory.recommended is not None:
-        before = {target.pool: target.replicas for target in memory.recommended}
-    return tuple(
-        DecisionRecord(
-            time=observation.now,
-            pool=target.pool,
-            before=before[target.pool],
-            after=target.replicas,
-            reason=_reason(target),
-            message=f"recommended only: {target.message}" if shadow else target.message,
-            inputs=target.inputs,
-            limited_by=target.limited_by,
-        )
-        for target in chosen
-        if target.replicas != before[target.pool]
+    present = _present_sizes(memory, observation)
+    records = [
+        _record(observation, target, present[target.pool], prefix="")
+        for target in sizes.targets
+        if target.replicas != present[target.pool]
+    ]
+    if observation.spec.mode is ScalingMode.RECOMMEND:
+        told = {**present, **_told_recommendations(memory)}
+        records += [
+            _record(observation, target, told[target.pool], prefix=RECOMMENDED)
+            for target in sizes.recommended
+            if target.replicas != told[target.pool]
+        ]
+    return tuple(records)
+
+
+def _told_recommendations(memory: Memory) -> Mapping[PoolName, int]:
+    """The newest recommendation that was told for each pool, also before a restart."""
+    return {
+        record.pool: record.after
+        for record in reversed(memory.records)
+        if record.message.startswith(RECOMMENDED)
+    }
+
+
+def _record(observation: Observation, target: Target, before: int, *, prefix: str) -> DecisionRecord:
+    return DecisionRecord(
+        time=observation.now,
+        pool=target.pool,
+        before=before,
+        after=target.replicas,
+        reason=BOUND_REASONS.get(target.limited_by, target.reason),
+        message=f"{prefix}{target.message}",
+        inputs=target.inputs,
+        limited_by=target.limited_by,
     )
-
-
-BOUND_REASONS = {
-    "minReplicas": "MinReplicas",
-    "maxReplicas": "MaxReplicas",
-    "budget": "Budget",
-    "nodes": "NodesExhausted",
-}
-"""Where a hard limit set the size, it is the reason, and what demand wanted is in the message."""
-
-
-def _reason(target: Target) -> str:
-    return BOUND_REASONS.get(target.limited_by, target.reason)
 
 
 def _status(
     observation: Observation, sizes: _Sizes, current_conditions: tuple[Condition, ...]
 ) -> ClusterStatus:
     prefill, decode, mixed = (
-        _pool_status(observation, target, recommended)
+        _pool_status(observation, target, recommended.replicas)
         for target, recommended in zip(sizes.targets, sizes.recommended, strict=True)
     )
-    spec = observation.spec
     return ClusterStatus(
         pools=(prefill, decode, mixed),
         conditions=current_conditions,
         gpus=gpus_held(observation.replicas),
-        budget_gpus=spec.budget_gpus,
+        budget_gpus=observation.spec.budget_gpus,
         draining=tuple(
             DrainStatus(
                 replica=replica.name,
                 pool=replica.home,
-                since=replica.fenced_at,
-                deadline=drain_deadline(replica, spec),
+                since=fenced_at,
+                deadline=drain_deadline(fenced_at, observation.spec),
                 waiting_for=waiting_for(replica),
             )
             for replica in observation.replicas
-            if replica.fenced_at is not None
+            if (fenced_at := replica.fenced_at) is not None
         ),
     )
 
 
-def _pool_status(observation: Observation, target: Target, recommended: Target) -> PoolStatus:
+def _pool_status(observation: Observation, target: Target, recommended: int) -> PoolStatus:
     mine = [replica for replica in observation.replicas if replica.home is target.pool]
     routers = observation.routers
     borrowed = () if isinstance(routers, Missing) else routers.queue.borrowed_replicas
     return PoolStatus(
         name=target.pool,
         desired=target.replicas,
-        recommended=recommended.replicas,
+        recommended=recommended,
         ready=sum(replica.is_serving for replica in mine),
         starting=sum(replica.is_starting for replica in mine),
         draining=sum(replica.is_leaving for replica in mine),
@@ -308,4 +357,4 @@ def _capacity(observation: Observation, name: PoolName) -> PoolCapacity | Missin
     for capacity in observation.capacity:
         if capacity.pool is name:
             return capacity
-    return Missing("PoolOff", f"{name} has no replicas to place")
+    return Missing("NotListed", f"nothing is known about the nodes of {name}")

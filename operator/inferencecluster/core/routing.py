@@ -7,6 +7,8 @@
                      whole request ends; replicas that are borrowed already come first, so that few are disturbed
     4. hold          nobody may take it now: it waits in the router (docs/decisions/0001)
 
+A request that cannot be split starts at 2.
+
 A replica has room for a prompt while nothing waits in front of it, or while `pending + prompt` stays within
 `overflow_tokens`; room for the token phase while batch and KV memory hold it. A replica without any work takes
 whatever comes: a request larger than every engine is the engine's to refuse. An empty pool is a pool without room.
@@ -66,6 +68,8 @@ class RoutingRequest:
     expected_output_tokens: int
     excluded: frozenset[str] = frozenset()
     """Names of replicas that failed this request already."""
+    whole: bool = False
+    """It cannot be split into phases: several prompts, or several answers to one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +263,7 @@ def route(request: RoutingRequest, fleet: Fleet, policy: RoutingPolicy) -> Decis
     rooms = _Rooms(request, policy)
     own = [_own_pools(fleet, revision, rooms) for revision in fleet.revisions]
     return (
-        _best_pair(own)
+        (None if request.whole else _best_pair(own))
         or _best_mixed(fleet, rooms)
         or _best_borrowed(fleet, rooms)
         or Hold(_why_held(fleet, own, request))

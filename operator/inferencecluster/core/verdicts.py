@@ -1,7 +1,8 @@
 """From what was seen and decided to conditions: chains of small policies, the first that objects has the word.
 
 A policy is a function from a `Situation` to a `Verdict` (reason and message, which go unchanged into condition and
-Event) or None. The order inside a chain is the priority.
+Event) or None. The order inside a chain is the priority. Messages hold no number that moves by itself: a cluster at rest
+writes no status.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from inferencecluster.core.demand import Demand
 from inferencecluster.core.fleet import PoolName, gpus_held
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import Observation
-from inferencecluster.core.startup import BackOff
+from inferencecluster.core.replacement import BackOff
 from inferencecluster.core.status import Condition, ConditionStatus, ConditionType, Verdict
-from inferencecluster.core.transition import is_current
+from inferencecluster.core.victims import is_current
 
-LIMITS = {"budget": "BudgetExhausted", "maxReplicas": "AtMaxReplicas", "nodes": "NodesExhausted"}
-"""`Target.limited_by` -> reason, for limits that keep a pool smaller than demand wants; others are the user's wish."""
+NO_ROUTER = "NoRouter"
+"""Reason of a `Missing` router sample when no router process runs at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Situation:
     demand: Demand | Missing
     targets: tuple[Target, Target, Target]
     back_offs: Mapping[PoolName, BackOff]
-    """Pools that wait before they try to start replicas again."""
+    """Pools whose replicas failed not long ago."""
     spec_settled: bool
     """The present generation has once been rolled out completely."""
 
@@ -53,27 +54,42 @@ def evaluate(chain: tuple[Policy, ...], situation: Situation) -> Verdict | None:
 
 def below_minimum(situation: Situation) -> Verdict | None:
     """A pool serves with fewer replicas than its minimum."""
-    spec = situation.observation.spec
-    for pool in spec.pools:
+    observation = situation.observation
+    for pool in observation.spec.pools:
         serving = situation.serving(pool.name)
         if serving < pool.min_replicas:
-            message = f"{pool.name} has {serving} serving replicas, minReplicas is {pool.min_replicas}"
+            starting = sum(r.home is pool.name and r.is_starting for r in observation.replicas)
+            message = (
+                f"{pool.name} has {serving} serving and {starting} starting replicas, minReplicas is "
+                f"{pool.min_replicas}"
+            )
             return Verdict("BelowMinimum", message)
     return None
 
 
 def nothing_serves(situation: Situation) -> Verdict | None:
     """With minimums of zero a cluster may be asleep; only one that should serve and does not is unready."""
-    if any(target.replicas for target in situation.targets) and not any(map(situation.serving, PoolName)):
-        return Verdict("NoServingReplica", "no replica is ready yet")
+    wanted = sum(target.replicas for target in situation.targets)
+    if wanted and not any(map(situation.serving, PoolName)):
+        return Verdict("NoServingReplica", f"none of {wanted} wanted replicas is ready")
+    return None
+
+
+def no_router(situation: Situation) -> Verdict | None:
+    """Nobody can reach the replicas. A router that merely does not answer the operator may well serve clients."""
+    missing = situation.observation.routers
+    if isinstance(missing, Missing) and missing.reason == NO_ROUTER:
+        return Verdict(NO_ROUTER, _why(missing))
     return None
 
 
 def rolling_out(situation: Situation) -> Verdict | None:
     """Replicas of an older revision or shape are still there."""
-    spec = situation.observation.spec
-    old = sum(not is_current(replica, spec) for replica in situation.observation.replicas)
-    return Verdict("RollingOut", f"{old} replicas of an older revision or shape remain") if old else None
+    replicas, spec = situation.observation.replicas, situation.observation.spec
+    old = sum(not is_current(replica, spec) for replica in replicas)
+    if not old:
+        return None
+    return Verdict("RollingOut", f"{old} of {len(replicas)} replicas are of an older revision or shape")
 
 
 def over_limits(situation: Situation) -> Verdict | None:
@@ -92,12 +108,19 @@ def over_limits(situation: Situation) -> Verdict | None:
     return None
 
 
-def minimum_cannot_start(situation: Situation) -> Verdict | None:
-    """A pool is below its minimum because its replicas do not start."""
-    for pool in situation.observation.spec.pools:
+def cannot_start(situation: Situation) -> Verdict | None:
+    """A pool lacks what it must have, its minimum or replicas of the newest revision, because they do not start."""
+    observation = situation.observation
+    for pool in observation.spec.pools:
         back_off = situation.back_offs.get(pool.name)
-        if back_off is not None and situation.serving(pool.name) < pool.min_replicas:
-            return Verdict(back_off.reason, back_off.message)
+        if back_off is None:
+            continue
+        has_old = any(
+            replica.home is pool.name and not is_current(replica, observation.spec)
+            for replica in observation.replicas
+        )
+        if has_old or situation.serving(pool.name) < pool.min_replicas:
+            return Verdict(back_off.reason, f"{pool.name}: {back_off.message}")
     return None
 
 
@@ -106,7 +129,7 @@ def routers_missing(situation: Situation) -> Verdict | None:
     missing = situation.observation.routers
     if not isinstance(missing, Missing):
         return None
-    return Verdict("RouterUnavailable", f"{_why(missing)}; no pool shrinks")
+    return Verdict("RouterUnavailable", f"{_why(missing)}: sizes hold or grow, no pool shrinks, drains wait")
 
 
 def metrics_missing(situation: Situation) -> Verdict | None:
@@ -114,18 +137,52 @@ def metrics_missing(situation: Situation) -> Verdict | None:
     missing = situation.observation.metrics
     if not isinstance(missing, Missing):
         return None
-    return Verdict("PrometheusUnavailable", f"{_why(missing)}; no pool shrinks, growth follows the routers")
+    return Verdict(
+        "PrometheusUnavailable", f"{_why(missing)}: no pool shrinks, growth follows the routers alone"
+    )
+
+
+def sources_doubted(situation: Situation) -> Verdict | None:
+    """All sources answer, and one of them is not believed."""
+    demand = situation.demand
+    if isinstance(demand, Missing) or demand.complete:
+        return None
+    return Verdict(demand.gaps[0].reason, "routers and Prometheus count different loads: no pool shrinks")
 
 
 def limited(situation: Situation) -> Verdict | None:
-    """Demand wants more than a limit allows."""
+    """Demand wants more than a limit allows. Bounds that only slow a change down are the user's wish."""
+    spec = situation.observation.spec
     for target in situation.targets:
-        if target.limited_by in LIMITS and target.replicas < target.wanted:
-            return Verdict(LIMITS[target.limited_by], f"{target.pool}: {target.message}")
+        if target.replicas >= target.wanted:
+            continue
+        wish = f"{target.pool} wants {target.wanted} replicas and gets {target.replicas}"
+        match target.limited_by:
+            case "budget":
+                advice = f"budget.gpus is {spec.budget_gpus}: raise it, or lower minReplicas of other pools"
+                return Verdict("BudgetExhausted", f"{wish}: {advice}")
+            case "maxReplicas":
+                advice = f"maxReplicas is {spec.pool(target.pool).max_replicas}: raise it"
+                return Verdict("AtMaxReplicas", f"{wish}: {advice}")
+            case "nodes":
+                back_off = situation.back_offs.get(target.pool)
+                why = back_off.message if back_off is not None else "replicas could not start"
+                return Verdict("NodesExhausted", f"{wish}: {why}")
     return None
 
 
-def not_disaggregated(situation: Situation) -> Verdict | None:
+def mixed_only(situation: Situation) -> Verdict | None:
+    """The user has switched disaggregation off."""
+    spec = situation.observation.spec
+    off = [name for name in (PoolName.PREFILL, PoolName.DECODE) if spec.pool(name).max_replicas == 0]
+    if not off:
+        return None
+    return Verdict(
+        "MixedOnly", f"maxReplicas of {' and '.join(off)} is 0: each request is served by one replica"
+    )
+
+
+def not_paired(situation: Situation) -> Verdict | None:
     """Prefill or decode has nobody of the same revision to hand over to."""
     replicas = [replica for replica in situation.observation.replicas if replica.is_serving]
     prefill = {replica.revision for replica in replicas if replica.home is PoolName.PREFILL}
@@ -134,14 +191,18 @@ def not_disaggregated(situation: Situation) -> Verdict | None:
         return None
     if not replicas:
         return Verdict("NoServingReplica", "no replica serves")
-    lacking = "prefill" if not prefill else "decode" if not decode else "a pair of one revision"
-    return Verdict("ServedWhole", f"{lacking} has no serving replica: each request is served by one replica")
+    if prefill and decode:
+        return Verdict("NoPair", "prefill and decode serve different revisions: each serves whole requests")
+    lacking = "decode" if prefill else "prefill" if decode else "neither prefill nor decode"
+    has = "has a" if lacking.startswith("neither") else "has no"
+    return Verdict("ServedWhole", f"{lacking} {has} serving replica: each request is served by one replica")
 
 
-READINESS = (nothing_serves, below_minimum)
-RECONCILING = (rolling_out, over_limits, below_minimum, nothing_serves)
-STALLED = (minimum_cannot_start,)
-METRICS = (routers_missing, metrics_missing)
+READINESS = (nothing_serves, below_minimum, no_router)
+RECONCILING = (rolling_out, over_limits, below_minimum, nothing_serves, routers_missing)
+STALLED = (cannot_start,)
+METRICS = (routers_missing, metrics_missing, sources_doubted)
+DISAGGREGATION = (mixed_only, not_paired)
 
 
 def is_settled(situation: Situation) -> bool:
@@ -150,13 +211,23 @@ def is_settled(situation: Situation) -> bool:
 
 
 def conditions(situation: Situation) -> tuple[Condition, ...]:
-    """All conditions, in a fixed order. Ready implies the newest spec; autoscaling never touches Reconciling."""
+    """All conditions, in a fixed order. Ready implies the newest spec; autoscaling never touches Reconciling.
+
+    A stalled cluster is not reconciling: kstatus reads the first of both that is True.
+    """
     changing = None if situation.spec_settled else evaluate(RECONCILING, situation)
+    stalled = evaluate(STALLED, situation)
     unready = evaluate(READINESS, situation) or changing
+    settled = "the newest spec is rolled out" if changing is None else "the rollout is stalled"
     return (
         _good(ConditionType.READY, unready, "Serving", "every pool serves with at least its minimum"),
-        _bad(ConditionType.RECONCILING, changing, "Settled", "the newest spec is rolled out"),
-        _bad(ConditionType.STALLED, evaluate(STALLED, situation), "Progressing", "nothing needs attention"),
+        _bad(
+            ConditionType.RECONCILING,
+            None if stalled else changing,
+            "Settled" if changing is None else "Stalled",
+            settled,
+        ),
+        _bad(ConditionType.STALLED, stalled, "Progressing", "nothing needs attention"),
         _good(
             ConditionType.METRICS_AVAILABLE,
             evaluate(METRICS, situation),
@@ -166,7 +237,7 @@ def conditions(situation: Situation) -> tuple[Condition, ...]:
         _bad(ConditionType.SCALING_LIMITED, limited(situation), "WithinLimits", "demand fits the limits"),
         _good(
             ConditionType.DISAGGREGATED,
-            not_disaggregated(situation),
+            evaluate(DISAGGREGATION, situation),
             "PrefillAndDecode",
             "prefill and decode serve their own phases",
         ),

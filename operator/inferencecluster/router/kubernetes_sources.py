@@ -1,0 +1,147 @@
+"""Replicas and settings from the Kubernetes API: the Pods of one cluster, and its InferenceCluster."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from inferencecluster.adapters.informer import Informer
+from inferencecluster.adapters.kube import KubeClient
+from inferencecluster.adapters.kube_resources import CLUSTERS, PODS, Manifest
+from inferencecluster.adapters.pods import EnginePod, project_pod
+from inferencecluster.api.inferencecluster import parse_cluster
+from inferencecluster.api.names import (
+    ANNOTATION_FENCED_AT,
+    ANNOTATION_KV_CAPACITY,
+    ANNOTATION_MAX_BATCH,
+    COMPONENT_ENGINE,
+    ENGINE_PORT,
+    LABEL_CLUSTER,
+    LABEL_COMPONENT,
+)
+from inferencecluster.core.errors import SpecError
+from inferencecluster.core.fleet import Lifecycle
+from inferencecluster.render.trtllm.shape import configured_version
+from inferencecluster.router.sources import (
+    ReplicaListener,
+    ReplicaRecord,
+    RouterSettings,
+    SettingsListener,
+)
+
+_logger: Final = logging.getLogger(__name__)
+
+
+class KubernetesFleet:
+    """`FleetSource` over the engine Pods of one cluster."""
+
+    def __init__(self, client: KubeClient, *, cluster: str, namespace: str) -> None:
+        self._listener: ReplicaListener | None = None
+        self._informer = Informer(
+            client,
+            PODS,
+            project_replica,
+            namespace=namespace,
+            label_selector=f"{LABEL_CLUSTER}={cluster},{LABEL_COMPONENT}={COMPONENT_ENGINE}",
+            on_change=self._changed,
+        )
+
+    @property
+    def listed(self) -> bool:
+        """The first complete list has arrived."""
+        return self._informer.listed
+
+    @property
+    def synced(self) -> bool:
+        """Listed and connected to the watch."""
+        return self._informer.synced
+
+    async def run(self, listener: ReplicaListener) -> None:
+        """Follow the Pods until cancelled."""
+        self._listener = listener
+        await self._informer.run()
+
+    def _changed(self, before: ReplicaRecord | None, after: ReplicaRecord | None) -> None:
+        if self._listener is not None:
+            self._listener(before, after)
+
+
+class KubernetesSettings:
+    """`SettingsSource` over one InferenceCluster. A spec that cannot be read keeps the last settings."""
+
+    def __init__(self, client: KubeClient, *, cluster: str, namespace: str) -> None:
+        self._listener: SettingsListener | None = None
+        self._informer = Informer(
+            client,
+            CLUSTERS,
+            project_settings,
+            namespace=namespace,
+            field_selector=f"metadata.name={cluster}",
+            on_change=self._changed,
+        )
+
+    async def run(self, listener: SettingsListener) -> None:
+        """Follow the InferenceCluster until cancelled."""
+        self._listener = listener
+        await self._informer.run()
+
+    def _changed(self, _: RouterSettings | None, after: RouterSettings | None) -> None:
+        if self._listener is not None and after is not None:
+            self._listener(after)
+
+
+def project_replica(pod: Manifest) -> ReplicaRecord | None:
+    """The replica that a Pod is; None for Pods that are no engine, or that do not say what they can hold."""
+    found = project_pod(pod)
+    if not isinstance(found, EnginePod):
+        return None
+    replica = found.replica
+    annotations = pod["metadata"].get("annotations") or {}
+    capacity = _positive(annotations.get(ANNOTATION_KV_CAPACITY))
+    largest_batch = _positive(annotations.get(ANNOTATION_MAX_BATCH))
+    if capacity is None or largest_batch is None:
+        _logger.warning(
+            "replica left out: the annotations of its capacity are absent or no positive integers",
+            extra={"replica": replica.name, "annotations": [ANNOTATION_KV_CAPACITY, ANNOTATION_MAX_BATCH]},
+        )
+        return None
+    return ReplicaRecord(
+        name=replica.name,
+        uid=replica.uid,
+        home=replica.home,
+        revision=replica.revision,
+        url=_url(found.address),
+        ready=replica.lifecycle is Lifecycle.READY,
+        # Any value counts: a fence with a malformed time is a fence.
+        fenced=ANNOTATION_FENCED_AT in annotations or replica.lifecycle is Lifecycle.TERMINATING,
+        kv_capacity_tokens=capacity,
+        max_batch_size=largest_batch,
+    )
+
+
+def project_settings(manifest: Manifest) -> RouterSettings | None:
+    """The settings that an InferenceCluster holds; None, with a warning, when this version cannot read them."""
+    try:
+        spec = parse_cluster(manifest).spec
+        version = configured_version(spec.engine)
+    except SpecError as error:
+        _logger.warning("spec cannot be read, the last settings stay", extra={"error": str(error)})
+        return None
+    return RouterSettings(
+        model=spec.model.served_name or spec.model.source,
+        engine_version=version,
+        overflow_tokens=spec.router.overflow_tokens,
+        max_queue_seconds=float(spec.router.max_queue_seconds),
+        kv_transfer_timeout_seconds=float(spec.engine.kv_transfer.timeout_seconds),
+    )
+
+
+def _url(address: str | None) -> str:
+    if not address:
+        return ""
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}:{ENGINE_PORT}"
+
+
+def _positive(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdecimal() and int(text) > 0 else None

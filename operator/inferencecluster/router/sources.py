@@ -1,0 +1,69 @@
+"""What the router is told from outside: the replicas of its cluster, and the cluster's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from inferencecluster.core.fleet import PoolName
+from inferencecluster.render.trtllm.versions import EngineVersion
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRecord:
+    """One replica as the outside world shows it. The same `name` with another `uid` is another engine."""
+
+    name: str
+    uid: str
+    home: PoolName
+    revision: str
+    url: str
+    """Base URL without a trailing slash; empty until the replica has an address."""
+    ready: bool
+    fenced: bool
+    """The operator asked for a fence, or the Pod is terminating."""
+    kv_capacity_tokens: int
+    max_batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSettings:
+    """Settings of the cluster; they may change at any time."""
+
+    model: str
+    """The name that clients put into `model`."""
+    engine_version: EngineVersion
+    """Decides which fields the protocol has."""
+    overflow_tokens: int
+    max_queue_seconds: float
+    kv_transfer_timeout_seconds: float
+    """The engines give up a transfer after this long."""
+
+
+ReplicaListener = Callable[[ReplicaRecord | None, ReplicaRecord | None], None]
+"""Called with a replica before and after a change; None where it did not or does not exist."""
+
+SettingsListener = Callable[[RouterSettings], None]
+
+
+class FleetSource(Protocol):
+    """Tells which replicas exist. Outages of its origin keep the last fleet."""
+
+    @property
+    def listed(self) -> bool:
+        """Every replica that exists has been told once."""
+
+    @property
+    def synced(self) -> bool:
+        """Listed, and changes arrive as they happen: only then a fence may be confirmed."""
+
+    async def run(self, listener: ReplicaListener) -> None:
+        """Call `listener` for every change until cancelled."""
+
+
+class SettingsSource(Protocol):
+    """Tells the cluster's settings. Outages of its origin keep the last ones."""
+
+    async def run(self, listener: SettingsListener) -> None:
+        """Call `listener` with the settings, and again when they change, until cancelled."""

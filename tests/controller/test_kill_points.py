@@ -1,0 +1,99 @@
+"""Invariant 7: the operator dies after any one of its calls, and the next one ends with the same fleet."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import pytest
+from tests.fakes.apiserver import Manifest
+from tests.fakes.virtualtime import run_virtual
+from tests.fakes.world import NAME, World, cluster, node, operating
+
+from inferencecluster.api.names import LABEL_REVISION
+
+BUDGET = 16
+RESTART_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a run left behind."""
+
+    fleet: tuple[tuple[str, str], ...]
+    """Home (with ! for a fence) and revision of each replica, sorted: names depend on who died when."""
+    sizes: dict[str, int]
+    children: frozenset[tuple[str, str]]
+    calls: int
+
+
+async def _story(world: World) -> None:
+    """What users do meanwhile: one more prefill replica, then another image, then one replica less."""
+
+    def change(what: str, value: object) -> None:
+        def apply(manifest: Manifest) -> None:
+            if what == "image":
+                manifest["spec"]["engine"]["image"] = value
+            else:
+                manifest["spec"]["pools"]["prefill"]["minReplicas"] = value
+
+        world.server.change("inferenceclusters", "default", NAME, apply)
+
+    await asyncio.sleep(30)
+    change("prefill", 2)
+    await asyncio.sleep(30)
+    change("image", "emulated:2")
+    await asyncio.sleep(90)
+    change("prefill", 1)
+    await asyncio.sleep(120)
+
+
+async def _run(crash_after: int | None) -> Ending:
+    world = World()
+    world.server.put(node())
+    world.server.put(cluster(mode="Fixed"))
+    world.add_router()
+    most = 0
+
+    def account() -> None:
+        nonlocal most
+        most = max(most, world.gpus())
+
+    world.server.on_change = account
+    story = asyncio.create_task(_story(world))
+    if crash_after is not None:
+        async with operating(world, crash_after=crash_after) as client:
+            await client.crashed.wait()
+        await asyncio.sleep(RESTART_SECONDS)
+    async with operating(world):
+        await story
+    assert most <= BUDGET
+    pods = world.server.of_kind("pods")
+    return Ending(
+        fleet=tuple(
+            sorted(
+                (home, pods[name]["metadata"]["labels"][LABEL_REVISION])
+                for name, home in world.fleet().items()
+            )
+        ),
+        sizes={entry["name"]: entry["desired"] for entry in world.status()["pools"]},
+        children=frozenset(
+            (plural, name)
+            for plural in ("configmaps", "deployments", "enginepools", "services")
+            for name in world.server.of_kind(plural)
+        ),
+        calls=sum(call.verb not in ("list", "watch") for call in world.server.calls),
+    )
+
+
+@pytest.mark.timeout(300)
+def test_an_operator_that_is_killed_after_any_call_ends_with_the_same_fleet() -> None:
+    undisturbed = run_virtual(_run(None))
+    assert len(undisturbed.fleet) == 2
+    assert undisturbed.calls > 40
+    for point in range(1, undisturbed.calls + 1):
+        ending = run_virtual(_run(point))
+        found = (ending.fleet, ending.sizes, ending.children)
+        assert found == (undisturbed.fleet, undisturbed.sizes, undisturbed.children), (
+            f"killed after call {point}"
+        )
