@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -12,6 +13,7 @@ from tests.fakes.client import FakeClient
 from tests.fakes.virtualtime import VirtualClock, run_virtual
 
 from inferencecluster.adapters.informer import Informer, ObjectKey
+from inferencecluster.adapters.kube import Selection, WatchEvent
 from inferencecluster.adapters.kube_resources import CONFIG_MAPS
 
 
@@ -204,11 +206,12 @@ def test_a_server_that_ends_every_watch_at_once_is_not_hammered() -> None:
             opened = 0
 
             @asynccontextmanager
-            async def watch(self, selection, *, resource_version):  # type: ignore[no-untyped-def]  # as the base
-                del selection, resource_version
+            async def watch(
+                self, selection: Selection, *, resource_version: str
+            ) -> AsyncIterator[AsyncIterator[WatchEvent]]:
                 Ending.opened += 1
 
-                async def nothing() -> AsyncIterator[None]:
+                async def nothing() -> AsyncIterator[WatchEvent]:
                     return
                     yield
 
@@ -259,4 +262,4 @@ def test_equal_seeds_retry_at_equal_times(seed: int) -> None:
 
     first, second = run_virtual(scenario()), run_virtual(scenario())
     assert first == second
-    assert all(later > earlier for earlier, later in zip(first, first[1:], strict=False))
+    assert all(later > earlier for earlier, later in itertools.pairwise(first))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from inferencecluster.adapters.informer import ObjectKey
-from inferencecluster.adapters.pods import EnginePod, PodIndex, RouterPod, project_pod
+from inferencecluster.adapters.pods import ClusterPod, EnginePod, PodIndex, RouterPod, project_pod
 from inferencecluster.core.fleet import Lifecycle, PoolName, Role
 
 RUNNING = {"state": {"running": {"startedAt": "2026-11-21T08:00:10Z"}}}
@@ -271,7 +271,8 @@ def test_the_index_finds_the_pods_of_one_cluster_in_order_and_forgets_empty_ones
     assert index.clusters() == (key,)
     index.changed(pods["b"], None)
     assert [pod.replica.name for pod in index.engines(key)] == ["a", "c"]
-    for pod in (pods["a"], pods["c"], *index.routers(key)):
-        index.changed(pod, None)
+    gone: tuple[ClusterPod, ...] = (pods["a"], pods["c"], *index.routers(key))
+    for found in gone:
+        index.changed(found, None)
     assert index.clusters() == ()
     assert index.engines(key) == ()

@@ -114,8 +114,8 @@ class _Values:
         return value
 
     def log_level(self, name: str) -> int:
-        value = self.text(name, "info").upper()
-        level = logging.getLevelNamesMapping().get(value)
+        value = self.text(name, "info")
+        level = logging.getLevelNamesMapping().get(value.upper())
         if level is None:
             rule = "there is no such level"
             raise SpecError(field=name, value=value, rule=rule, advice="set debug, info, warning or error")

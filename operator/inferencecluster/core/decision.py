@@ -20,7 +20,7 @@ from inferencecluster.core.allocation import AllocationMemory, AllocationRequest
 from inferencecluster.core.demand import Demand, DemandMemory, observe_demand
 from inferencecluster.core.fleet import PoolName, gpus_held
 from inferencecluster.core.missing import Missing
-from inferencecluster.core.observation import Observation, PoolCapacity
+from inferencecluster.core.observation import Observation
 from inferencecluster.core.replacement import GivenUp, ReplacementMemory, review_replicas
 from inferencecluster.core.sizing import Wanted, size_pools
 from inferencecluster.core.spec import ScalingMode
@@ -191,13 +191,12 @@ def _allocation_request(
     lost = {item.replica.uid for item in given_up}
     remaining = tuple(replica for replica in observation.replicas if replica.uid not in lost)
     waiting = replacement.waiting(observation.now)
-    is_known = not isinstance(demand, Missing)
     return AllocationRequest(
         now=observation.now,
         spec=observation.spec,
         replicas=remaining,
-        wanted=size_pools(observation.spec, demand, remaining) if is_known else demand,
-        shrink_allowed=is_known and demand.complete,
+        wanted=demand if isinstance(demand, Missing) else size_pools(observation.spec, demand, remaining),
+        shrink_allowed=not isinstance(demand, Missing) and demand.complete,
         capacity=observation.capacity,
         given_up={name: back_off.replicas for name, back_off in waiting.items()},
     )
@@ -277,7 +276,7 @@ def _records(memory: Memory, observation: Observation, sizes: _Sizes) -> tuple[D
         if target.replicas != present[target.pool]
     ]
     if observation.spec.mode is ScalingMode.RECOMMEND:
-        told = {**present, **_told_recommendations(memory)}
+        told = {**present, **_recommendations(memory)}
         records += [
             _record(observation, target, told[target.pool], prefix=RECOMMENDED)
             for target in sizes.recommended
@@ -286,8 +285,10 @@ def _records(memory: Memory, observation: Observation, sizes: _Sizes) -> tuple[D
     return tuple(records)
 
 
-def _told_recommendations(memory: Memory) -> Mapping[PoolName, int]:
-    """The newest recommendation that was told for each pool, also before a restart."""
+def _recommendations(memory: Memory) -> Mapping[PoolName, int]:
+    """The last recommendations; after a restart, those that the records still tell."""
+    if memory.recommended is not None:
+        return {target.pool: target.replicas for target in memory.recommended}
     return {
         record.pool: record.after
         for record in reversed(memory.records)
@@ -347,14 +348,5 @@ def _pool_status(observation: Observation, target: Target, recommended: int) -> 
         draining=sum(replica.is_leaving for replica in mine),
         borrowed=sum(replica.name in borrowed for replica in mine),
         gpus=sum(replica.gpus for replica in mine),
-        capacity=_capacity(observation, target.pool),
+        capacity=observation.capacity_of(target.pool),
     )
-
-
-def _capacity(observation: Observation, name: PoolName) -> PoolCapacity | Missing:
-    if isinstance(observation.capacity, Missing):
-        return observation.capacity
-    for capacity in observation.capacity:
-        if capacity.pool is name:
-            return capacity
-    return Missing("NotListed", f"nothing is known about the nodes of {name}")

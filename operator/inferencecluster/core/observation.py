@@ -114,3 +114,10 @@ class Observation:
     """`EnginePool.spec.replicas` in `External` mode."""
     sizing_due: bool = True
     """False on a wake-up between two sizing ticks: sizes stay, transitions and status go on."""
+
+    def capacity_of(self, name: PoolName) -> PoolCapacity | Missing:
+        """What the nodes of one pool hold; Missing when it is not listed, because the pool is off."""
+        if isinstance(self.capacity, Missing):
+            return self.capacity
+        listed = (capacity for capacity in self.capacity if capacity.pool is name)
+        return next(listed, Missing("NotListed", f"nothing is known about the nodes of {name}"))

@@ -23,7 +23,7 @@ from typing import Final
 
 from inferencecluster.core.fleet import Lifecycle, PoolName, Replica
 from inferencecluster.core.missing import Missing
-from inferencecluster.core.observation import Observation, PoolCapacity
+from inferencecluster.core.observation import Observation
 
 FIRST_BACK_OFF_SECONDS: Final = 30.0
 """Longer than a registry's or a node's hiccup, shorter than a boot."""
@@ -177,7 +177,7 @@ def _still_known(back_off: BackOff | None, name: PoolName, observation: Observat
         return None
     existing = {replica.uid for replica in observation.replicas}
     back_off = replace(back_off, uids=back_off.uids & existing)
-    capacity = _capacity(observation, name)
+    capacity = observation.capacity_of(name)
     if isinstance(capacity, Missing) or isinstance(back_off.free_gpus, Missing):
         return back_off
     fits = capacity.largest_free_block >= spec.pool(name).gpus_per_replica
@@ -194,7 +194,7 @@ def _after(before: BackOff | None, failures: Sequence[GivenUp], observation: Obs
     last = new[-1]
     free: int | Missing = Missing("NotAboutNodes")
     if last.reason == UNSCHEDULABLE:
-        capacity = _capacity(observation, last.replica.home)
+        capacity = observation.capacity_of(last.replica.home)
         free = capacity if isinstance(capacity, Missing) else capacity.free_gpus
     seconds, earlier = FIRST_BACK_OFF_SECONDS, 0
     if before is not None and observation.now < before.until:
@@ -212,12 +212,3 @@ def _after(before: BackOff | None, failures: Sequence[GivenUp], observation: Obs
         generation=observation.spec.generation,
         free_gpus=free,
     )
-
-
-def _capacity(observation: Observation, name: PoolName) -> PoolCapacity | Missing:
-    if isinstance(observation.capacity, Missing):
-        return observation.capacity
-    for capacity in observation.capacity:
-        if capacity.pool is name:
-            return capacity
-    return Missing("NotListed", f"nothing is known about the nodes of {name}")

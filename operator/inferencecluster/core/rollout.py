@@ -74,7 +74,7 @@ def _share_served(
     if not needed and targets[PoolName.MIXED] > 0:
         needed = [PoolName.MIXED]
     shares = [Fraction(_serving_new(spec, replicas, name), targets[name]) for name in needed]
-    return min(Fraction(1), *shares)
+    return min([Fraction(1), *shares])
 
 
 def _serving_new(spec: ClusterSpec, replicas: tuple[Replica, ...], name: PoolName) -> int:

@@ -80,11 +80,16 @@ def plan_transition(request: TransitionRequest) -> Outcome:
     """What to do now. Deterministic: equal requests give equal plans, and applying a plan twice changes nothing."""
     gone = _gone(request)
     drains = _drains(request)
-    retired = _retired(request, {action.uid for action in gone})
-    surplus = _surplus(request, {action.uid for action in (*gone, *retired)})
+    lost = {action.uid for action in gone}
+    retired = _retired(request, lost)
+    surplus = _surplus(request, lost | {replica.uid for replica in retired})
+    kept = _kept_serving(request, lost, (*retired, *surplus))
+    removed = (
+        *(_remove(replica, ROLLOUT) for replica in retired if replica not in kept),
+        *(_remove(replica, SCALE_DOWN) for replica in surplus if replica not in kept),
+    )
     taken_back = {action.uid for action in drains if isinstance(action, Unfence)}
-    created = _created(request, taken_back)
-    actions = (*gone, *drains, *retired, *surplus, *created)
+    actions = (*gone, *drains, *removed, *_created(request, taken_back))
     return Progress(actions) if actions else _at_rest(request)
 
 
@@ -167,19 +172,19 @@ def _is_drained(replica: Replica) -> bool:
     return never_served(replica) or (isinstance(load, ReplicaLoad) and load.fence_confirmed and load.is_idle)
 
 
-def _retired(request: TransitionRequest, gone: set[str]) -> tuple[Delete | Fence, ...]:
+def _retired(request: TransitionRequest, lost: set[str]) -> list[Replica]:
     """Old replicas that never served, those that new ones have replaced, or one that must make room."""
     spec, targets = request.spec, request.targets
-    staying = tuple(replica for replica in request.replicas if replica.uid not in gone)
+    staying = tuple(replica for replica in request.replicas if replica.uid not in lost)
     old = [replica for replica in staying if replica.counts and not is_current(replica, spec)]
     if not old:
-        return ()
+        return []
     retired = [replica for replica in old if never_served(replica)]
     retired += replaced(spec, staying, targets)
     stuck = any(_deficit(request, name) > 0 for name in request.held_back)
     if not retired and not stuck and _lacks_room(request):
         retired = first_to_make_room(spec, staying, targets)
-    return tuple(_remove(replica, ROLLOUT) for replica in retired)
+    return retired
 
 
 def _lacks_room(request: TransitionRequest) -> bool:
@@ -194,7 +199,7 @@ def _lacks_room(request: TransitionRequest) -> bool:
     return bool(missing) and all(request.spec.pool(name).gpus_per_replica > free for name in missing)
 
 
-def _surplus(request: TransitionRequest, leaving: set[str]) -> tuple[Delete | Fence, ...]:
+def _surplus(request: TransitionRequest, leaving: set[str]) -> list[Replica]:
     """Pools above target lose their cheapest replicas. Old ones are no surplus: they leave as new ones serve."""
     victims: list[Replica] = []
     for name in PoolName:
@@ -207,13 +212,21 @@ def _surplus(request: TransitionRequest, leaving: set[str]) -> tuple[Delete | Fe
             and is_current(replica, request.spec)
         ]
         victims += cheapest_first(mine)[: max(0, len(mine) - request.targets[name])]
-    going = leaving | {replica.uid for replica in victims}
+    return victims
+
+
+def _kept_serving(
+    request: TransitionRequest, lost: set[str], leaving: tuple[Replica, ...]
+) -> tuple[Replica, ...]:
+    """When another pool is to take over from the last that serves, one replica stays until it does.
+
+    None stays where the other could never fit beside it.
+    """
+    going = lost | {replica.uid for replica in leaving}
     serves = any(replica.is_serving and replica.uid not in going for replica in request.replicas)
-    if not serves and any(request.targets.values()) and not _lacks_room(request):
-        # Another pool is to take over: somebody serves until it does, unless it could never fit beside.
-        last = [replica for replica in victims if replica.is_serving][-1:]
-        victims = [replica for replica in victims if replica not in last]
-    return tuple(_remove(replica, SCALE_DOWN) for replica in victims)
+    if serves or not any(request.targets.values()) or _lacks_room(request):
+        return ()
+    return tuple(replica for replica in leaving if replica.is_serving)[-1:]
 
 
 def _created(request: TransitionRequest, taken_back: set[str]) -> tuple[Create, ...]:

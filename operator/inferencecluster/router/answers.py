@@ -20,6 +20,11 @@ STREAM_HEADERS: Final = {
 }
 
 
+def compact_json(document: Mapping[str, Any]) -> bytes:
+    """`document` without blanks, in ASCII."""
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
 def error_document(error: RequestError) -> dict[str, Any]:
     """OpenAI's error body."""
     return {
@@ -47,12 +52,12 @@ def error_event(error: RequestError) -> bytes:
 
 def json_response(document: Mapping[str, Any], *, status: int = 200) -> web.Response:
     """`document` as a response."""
-    return web.Response(body=_dump(document), status=status, content_type="application/json")
+    return web.Response(body=compact_json(document), status=status, content_type="application/json")
 
 
 def event(document: Mapping[str, Any]) -> bytes:
     """One server-sent event."""
-    return b"data: " + _dump(document) + b"\n\n"
+    return b"data: " + compact_json(document) + b"\n\n"
 
 
 def models_document(model: str, *, created: int) -> dict[str, Any]:
@@ -73,7 +78,3 @@ def finished_stream(request: CompletionRequest, document: Mapping[str, Any]) -> 
     if request.wants_usage and document.get("usage"):
         events.append(event({**head, "choices": [], "usage": document["usage"]}))
     return b"".join((*events, DONE))
-
-
-def _dump(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, separators=(",", ":")).encode()

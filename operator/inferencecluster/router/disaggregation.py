@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from inferencecluster.render.trtllm.versions import EngineVersion
+from inferencecluster.router.answers import compact_json
 from inferencecluster.router.completion_request import CompletionRequest, Endpoint
 
 SINCE_REQUEST_ID: Final = EngineVersion(1, 3, 0, candidate=0)
@@ -77,14 +78,16 @@ class ContextAnswer:
     """0 when the engine did not tell."""
 
 
-def context_request(request: CompletionRequest, version: EngineVersion, request_id: Callable[[], int]) -> bytes:
+def context_request(
+    request: CompletionRequest, version: EngineVersion, request_id: Callable[[], int]
+) -> bytes:
     """Body for the prefill engine."""
     parameters: dict[str, Any] = {"request_type": "context_only"}
     if version >= SINCE_REQUEST_ID:
         parameters["disagg_request_id"] = request_id()
     if version >= SINCE_SCHEDULE_STYLE:
         parameters["schedule_style"] = CONTEXT_FIRST
-    return _dump(
+    return compact_json(
         {**request.document, "stream": False, "stream_options": None, "disaggregated_params": parameters}
     )
 
@@ -122,15 +125,15 @@ def generation_request(request: CompletionRequest, answer: ContextAnswer) -> byt
         "disaggregated_params": {**answer.parameters, "request_type": "generation_only"},
     }
     if not answer.prompt_ids:
-        return _dump(document)
+        return compact_json(document)
     key = "prompt_token_ids" if request.endpoint is Endpoint.CHAT else "prompt"
     document.pop(key, None)
-    return b"".join((_dump(document)[:-1], f',"{key}":'.encode(), answer.prompt_ids, b"}"))
+    return b"".join((compact_json(document)[:-1], f',"{key}":'.encode(), answer.prompt_ids, b"}"))
 
 
 def whole_request(request: CompletionRequest) -> bytes:
     """Body for an engine that serves both phases: the client's own."""
-    return _dump(_with_usage(request))
+    return compact_json(_with_usage(request))
 
 
 def _with_usage(request: CompletionRequest) -> dict[str, Any]:
@@ -160,7 +163,3 @@ def _read_object(body: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ProtocolError("the answer is no JSON object")
     return document
-
-
-def _dump(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, separators=(",", ":")).encode()

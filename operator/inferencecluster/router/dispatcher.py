@@ -40,10 +40,11 @@ class QueueLimits:
 
 @dataclass(slots=True)
 class Ticket:
-    """One request on its way to replicas. Times are the event loop's."""
+    """One request on its way to replicas."""
 
-    arrived_at: float
     body_bytes: int
+    on_admitted: Callable[[], None]
+    """Called once, when the request gets replicas or a place in the queue."""
     held_seconds: float = 0.0
     """Spent in the queue so far, over all attempts."""
     attempts: int = 0
@@ -92,10 +93,13 @@ class Dispatcher:
         Whoever gets an assignment must `release` it.
         """
         ticket.attempts += 1
+        first_time = ticket.attempts == 1
         reason = HoldReason.ALL_FULL
-        if not self._arrivals or ticket.attempts > 1:
+        if not self._arrivals or not first_time:
             decision = route(request, self._ledger.fleet, self._policy)
             if not isinstance(decision, Hold):
+                if first_time:
+                    ticket.on_admitted()
                 return self._assign(request, decision)
             reason = decision.reason
         return await self._wait(_Waiting(request, ticket, asyncio.get_running_loop().create_future(), reason))
@@ -138,6 +142,8 @@ class Dispatcher:
         self._check_room(waiting, left)
         since = self._clock()
         self._add(waiting)
+        if ticket.attempts == 1:
+            ticket.on_admitted()
         waiting.timer = asyncio.get_running_loop().call_later(left, self._expire, waiting)
         try:
             return await waiting.granted

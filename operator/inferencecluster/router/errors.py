@@ -49,14 +49,26 @@ class CapacityError(RequestError):
         super().__init__(message, status=status, kind="overloaded_error", code=code)
 
 
-class EngineError(RouterError):
-    """`replica` failed the request in `phase`; `detail` says how. Nothing was sent to the client."""
+class RejectedByEngine(RouterError):  # noqa: N818 - says what is the matter
+    """Another engine would say the same. `body` is the engine's own answer, with its status and content type."""
 
-    def __init__(self, detail: str, *, replica: str, phase: str) -> None:
-        self.detail = detail
+    def __init__(self, body: bytes, *, status: int, content_type: str) -> None:
+        self.body = body
+        self.status = status
+        self.content_type = content_type
+        super().__init__(f"the engine answered {status}")
+
+
+class EngineError(RouterError):
+    """`replica` failed the request in `phase`. Nothing was sent to the client."""
+
+    def __init__(self, reason: str, *, replica: str, phase: str, words: str = "") -> None:
+        """`reason` is fit for logs; `words` are the engine's own, which may quote the prompt, for its client only."""
+        self.reason = reason
+        self.words = words
         self.replica = replica
         self.phase = phase
-        super().__init__(f"{phase} on {replica} failed: {detail}")
+        super().__init__(f"{phase} on {replica} failed: {reason}")
 
 
 class EngineUnreachable(EngineError):  # noqa: N818 - says what is the matter, like its siblings in core

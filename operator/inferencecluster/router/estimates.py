@@ -55,7 +55,7 @@ class Estimates:
         # Weighted by tokens, so that long prompts count as much as they weigh in queues.
         self._characters_per_token = FadingMean(CHARACTERS_PER_TOKEN, weight=PRIOR_ANSWERS * prior_tokens)
         self._output = FadingMean(OUTPUT_TOKENS)
-        self._tokens_per_frame = FadingMean(1.0)
+        self._tokens_per_event = FadingMean(1.0)
         self._prefill = FadingMean(0.0)
         self._prefill_seen = False
 
@@ -73,16 +73,16 @@ class Estimates:
         expected = max(1, round(self._output.value))
         return expected if longest is None else max(1, min(longest, expected))
 
-    def learn_output(self, *, tokens: int, frames: int) -> None:
-        """An answer had `tokens`, in `frames` events (0 when it was not streamed)."""
+    def learn_output(self, *, tokens: int, events: int) -> None:
+        """An answer had `tokens`, in `events` (0 when it was not streamed)."""
         self._output.learn(tokens)
-        if frames > 0 and tokens > 0:
-            self._tokens_per_frame.learn(tokens, frames)
+        if events > 0 and tokens > 0:
+            self._tokens_per_event.learn(tokens, events)
 
     @property
-    def tokens_per_frame(self) -> float:
+    def tokens_per_event(self) -> float:
         """Output tokens per streamed event (TensorRT-LLM's `stream_interval`, speculative decoding)."""
-        return max(1.0, self._tokens_per_frame.value)
+        return max(1.0, self._tokens_per_event.value)
 
     def prefill_seconds(self, pending_tokens: int) -> float | None:
         """Time until a replica has worked off so many pending prompt tokens; None before any was measured."""

@@ -153,9 +153,7 @@ class Ledger:
             case Whole(replica, borrowed):
                 path = Path.BORROWED if borrowed else Path.MIXED
                 first = last = self._entries[replica]
-        return Assignment(
-            self, path, (first, last), prompt_tokens=prompt_tokens, output_tokens=output_tokens
-        )
+        return Assignment(self, path, (first, last), prompt_tokens=prompt_tokens, output_tokens=output_tokens)
 
     def publish(self, entry: Entry) -> None:
         """Show routing the entry as it is now, unless its replica is gone."""

@@ -1,0 +1,170 @@
+"""One router process: its parts put together, its sources followed, and an end that cuts nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import secrets
+import signal
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from inferencecluster.adapters.clock import Clock
+from inferencecluster.router.application import Api, Standing, Surroundings
+from inferencecluster.router.configuration import Configuration
+from inferencecluster.router.disaggregation import RequestIds
+from inferencecluster.router.dispatcher import Dispatcher
+from inferencecluster.router.engine_client import EngineClient
+from inferencecluster.router.estimates import Estimates
+from inferencecluster.router.ledger import Ledger
+from inferencecluster.router.metrics import RouterMetrics
+from inferencecluster.router.services import Services
+from inferencecluster.router.sources import FleetSource, RouterSettings, SettingsSource
+from inferencecluster.router.state_report import StateReport
+from inferencecluster.router.traffic import Traffic
+from inferencecluster.router.watchdog import Watchdog
+
+_IDLE_LOOK_SECONDS: Final = 0.05
+"""Between two looks at whether all requests have ended; nobody waits for the difference."""
+_SHUTDOWN_SECONDS: Final = 1.0
+"""For connections without a request; aiohttp would wait for a minute."""
+_KEEP_ALIVE_SECONDS: Final = 75.0
+"""nginx' own; shorter than the idle timeouts of cloud load balancers would cut their connections in use."""
+_GARBAGE_THRESHOLD: Final = 50_000
+"""Allocations between two collections of the youngest objects. The default, 700, collects several times per request;
+what one request leaves behind in cycles is small."""
+
+_logger: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where fleet and settings come from."""
+
+    fleet: FleetSource
+    settings: SettingsSource
+
+
+class RouterProcess:
+    """Use `serving` to run it, and `leave` to end it."""
+
+    def __init__(self, configuration: Configuration, sources: Sources, clock: Clock) -> None:
+        """Call it on the event loop."""
+        loop = asyncio.get_running_loop()
+        self._configuration = configuration
+        self._sources = sources
+        self._clock = clock
+        self.standing = Standing(started_at=clock.now())
+        instance = secrets.token_hex(8)
+        ledger, traffic = Ledger(loop), Traffic()
+        dispatcher = Dispatcher(ledger, configuration.queue, loop.time)
+        self._services = Services(
+            ledger=ledger,
+            dispatcher=dispatcher,
+            engines=EngineClient(connect_seconds=configuration.patience.connect_seconds),
+            estimates=Estimates(),
+            traffic=traffic,
+            watchdog=Watchdog(loop.time, silence_seconds=configuration.patience.silence_seconds),
+            patience=configuration.patience,
+            request_id=RequestIds(node=int(instance, 16), now=clock.now).next,
+            clock=loop.time,
+        )
+        labels = {"cluster": configuration.cluster, "namespace": configuration.namespace}
+        surroundings = Surroundings(
+            standing=self.standing,
+            state=StateReport(ledger, dispatcher, traffic, instance=instance),
+            metrics=RouterMetrics(traffic, ledger, dispatcher, labels=labels, model=self._model),
+            listed=lambda: sources.fleet.listed,
+            synced=lambda: sources.fleet.synced,
+            now=clock.now,
+        )
+        self._api = Api(self._services, surroundings, instance=instance)
+
+    @asynccontextmanager
+    async def serving(self, *, host: str) -> AsyncIterator[int]:
+        """Serve on `host` while the context lasts; yields the port. Fails when a source's task does."""
+        application = self._api.application(max_body_bytes=self._configuration.max_body_bytes)
+        runner = web.AppRunner(
+            application,
+            access_log=None,
+            handler_cancellation=True,
+            keepalive_timeout=_KEEP_ALIVE_SECONDS,
+            shutdown_timeout=_SHUTDOWN_SECONDS,
+        )
+        await runner.setup()
+        try:
+            async with self._services.engines, _background(
+                self._sources.fleet.run(self._services.ledger.update),
+                self._sources.settings.run(self._configure),
+                self._services.watchdog.run(),
+            ):
+                site = web.TCPSite(runner, host, self._configuration.port)
+                await site.start()
+                port = int(runner.addresses[0][1])
+                _logger.info("router serves", extra={"host": host, "port": port})
+                yield port
+        finally:
+            await runner.cleanup()
+
+    async def leave(self) -> None:
+        """Not ready from now on; accept for the notice; return once every request has been answered.
+
+        `/state` is answered until the end of `serving`, since the operator waits for what this router holds.
+        """
+        standing = self.standing
+        standing.leaving = True
+        _logger.info("router leaves", extra={"active": standing.active})
+        await self._clock.sleep(self._configuration.notice_seconds)
+        standing.closed = True
+        while standing.active:
+            await self._clock.sleep(_IDLE_LOOK_SECONDS)
+        _logger.info("router has answered everything", extra={"requests": self._services.traffic.requests})
+
+    def _model(self) -> str:
+        return self.standing.settings.model if self.standing.settings else ""
+
+    def _configure(self, settings: RouterSettings) -> None:
+        if settings != self.standing.settings:
+            _logger.info(
+                "settings changed",
+                extra={
+                    "model": settings.model,
+                    "engine_version": str(settings.engine_version),
+                    "overflow_tokens": settings.overflow_tokens,
+                    "max_queue_seconds": settings.max_queue_seconds,
+                },
+            )
+        self.standing.settings = settings
+        self._services.dispatcher.configure(settings)
+
+
+@asynccontextmanager
+async def _background(*work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Runs `work` beside the body; a failure of one ends all, and is raised."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(item) for item in work]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def run(process: RouterProcess, *, host: str) -> None:
+    """Serve until SIGTERM or SIGINT, then leave in order."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    async with process.serving(host=host):
+        gc.collect()
+        # What exists by now lives as long as the process: no collection has to look at it again.
+        gc.freeze()
+        gc.set_threshold(_GARBAGE_THRESHOLD)
+        await stop.wait()
+        await process.leave()

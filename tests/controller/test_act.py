@@ -1,0 +1,198 @@
+"""Each action is guarded: what changed since the decision is left alone, and a repeat changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.fakes.apiserver import ApiError, FakeApiServer, Manifest
+from tests.fakes.client import FakeClient
+from tests.fakes.world import cluster
+
+from inferencecluster.adapters.pods import EnginePod, project_pod
+from inferencecluster.api.inferencecluster import parse_cluster
+from inferencecluster.controller.accepted import AcceptedSpec, accept
+from inferencecluster.controller.act import Acted, Actor, Fleet
+from inferencecluster.core.actions import Action, Create, Delete, Fence, Unfence
+from inferencecluster.core.errors import ApiUnavailable, Conflict, Forbidden
+from inferencecluster.core.fleet import PoolName, Replica
+from inferencecluster.render.context import Platform
+
+NOW = 1_800_000_000.0
+
+
+class Stage:
+    """A cluster without a loop: actions are carried out as they are given."""
+
+    def __init__(self) -> None:
+        self.server = FakeApiServer()
+        manifest = self.server.put(cluster())
+        self.uid = manifest["metadata"]["uid"]
+        self.accepted: AcceptedSpec = accept(parse_cluster(manifest), Platform("router:1", "router"))
+        self.observed: tuple[Replica, ...] = ()
+
+    def look(self) -> None:
+        """Observe every replica, as the operator's cache would."""
+        found = (project_pod(pod) for pod in self.server.of_kind("pods").values())
+        self.observed = tuple(pod.replica for pod in found if isinstance(pod, EnginePod))
+
+    def act(self, *actions: Action, client: FakeClient | None = None) -> Acted:
+        fleet = Fleet("default", "demo", self.uid, self.observed, NOW)
+        actor = Actor(client or FakeClient(self.server))
+        return asyncio.run(actor.carry_out(actions, fleet, self.accepted))
+
+    def create(self, ordinal: int = 0) -> Replica:
+        self.act(Create(ordinal, PoolName.PREFILL, 2, "BelowTarget"))
+        self.look()
+        return self.observed[ordinal]
+
+    def annotations(self) -> dict[str, str]:
+        found: dict[str, str] = self.pod()["metadata"]["annotations"]
+        return found
+
+    def pod(self) -> Manifest:
+        return self.server.of_kind("pods")["demo-engine-0"]
+
+
+def reasons(acted: Acted) -> list[str]:
+    return [event.reason for event in acted.events]
+
+
+def test_a_replica_is_created_once_however_often_it_is_asked_for() -> None:
+    stage = Stage()
+    create = Create(0, PoolName.PREFILL, 2, "BelowTarget")
+    assert stage.act(create).done == (create,)
+    uid = stage.pod()["metadata"]["uid"]
+    again = stage.act(create)
+    assert (again.done, again.events, again.refused) == ((), (), ())
+    assert stage.pod()["metadata"]["uid"] == uid
+
+
+def test_a_pod_of_somebody_else_under_the_name_is_left_alone_and_named() -> None:
+    stage = Stage()
+    stranger = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "demo-engine-0", "namespace": "default"},
+    }
+    stage.server.put(stranger)
+    acted = stage.act(Create(0, PoolName.PREFILL, 2, "BelowTarget"))
+    assert reasons(acted) == ["ForeignObject"]
+    assert "ownerReferences" not in stage.pod()["metadata"]
+
+
+def test_a_fence_and_its_end_are_annotations_of_this_very_pod() -> None:
+    stage = Stage()
+    replica = stage.create()
+    stage.act(Fence(replica.name, replica.uid, "ScaleDown"))
+    assert stage.annotations()["gpupools.dev/fenced-at"] == f"{NOW:.3f}"
+    assert stage.annotations()["gpupools.dev/fence-reason"] == "ScaleDown"
+    stage.act(Unfence(replica.name, replica.uid, "WantedAgain"))
+    assert "gpupools.dev/fenced-at" not in stage.annotations()
+
+
+@pytest.mark.parametrize("kind", [Fence, Unfence])
+def test_a_pod_that_was_made_anew_is_not_fenced_for_the_old_one(kind: Any) -> None:
+    stage = Stage()
+    stage.create()
+    acted = stage.act(kind("demo-engine-0", "another uid", "ScaleDown"))
+    assert [type(error) for error in acted.refused] == [Conflict]
+    assert "gpupools.dev/fenced-at" not in stage.annotations()
+
+
+def test_a_drained_replica_is_deleted() -> None:
+    stage = Stage()
+    replica = stage.create()
+    acted = stage.act(Delete(replica.name, replica.uid, "ScaleDown"))
+    assert reasons(acted) == ["ReplicaDeleted"]
+    assert stage.server.of_kind("pods") == {}
+
+
+def test_a_replica_that_is_gone_already_needs_no_delete() -> None:
+    stage = Stage()
+    replica = stage.create()
+    stage.server.remove("pods", "default", replica.name)
+    acted = stage.act(Delete(replica.name, replica.uid, "ScaleDown"))
+    assert (acted.done, acted.refused) == ((), ())
+
+
+def test_an_overridden_drain_is_a_warning() -> None:
+    stage = Stage()
+    replica = stage.create()
+    acted = stage.act(Delete(replica.name, replica.uid, "DrainDeadline", forced=True))
+    assert reasons(acted) == ["DrainOverridden"]
+
+
+def _unfence(pod: Manifest) -> None:
+    pod["metadata"]["annotations"].pop("gpupools.dev/fenced-at")
+
+
+def _make_ready(pod: Manifest) -> None:
+    pod["spec"]["nodeName"] = "node-0"
+    pod["status"] = {
+        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-21T08:00:00Z"}]
+    }
+
+
+def _disown(pod: Manifest) -> None:
+    pod["metadata"]["ownerReferences"] = []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(_unfence, id="its fence was taken back"),
+        pytest.param(_make_ready, id="it became ready"),
+        pytest.param(_disown, id="it is not ours any more"),
+    ],
+)
+def test_a_victim_that_changed_since_the_decision_is_spared(change: Any) -> None:
+    stage = Stage()
+    replica = stage.create()
+    stage.act(Fence(replica.name, replica.uid, "ScaleDown"))
+    stage.look()
+    stage.server.change("pods", "default", replica.name, change)
+    acted = stage.act(Delete(replica.name, replica.uid, "ScaleDown"))
+    assert [type(error) for error in acted.refused] == [Conflict]
+    assert "demo-engine-0" in stage.server.of_kind("pods")
+
+
+def test_a_victim_that_changes_between_the_last_look_and_the_delete_is_spared() -> None:
+    stage = Stage()
+    replica = stage.create()
+
+    class Racing(FakeClient):
+        async def get(self, *arguments: Any, **keywords: Any) -> Manifest | None:
+            found = await super().get(*arguments, **keywords)
+            stage.server.change("pods", "default", replica.name, _make_ready)
+            return found
+
+    acted = stage.act(Delete(replica.name, replica.uid, "ScaleDown"), client=Racing(stage.server))
+    assert [type(error) for error in acted.refused] == [Conflict]
+    assert "demo-engine-0" in stage.server.of_kind("pods")
+
+
+def test_a_refused_action_does_not_hold_up_the_next() -> None:
+    stage = Stage()
+    replica = stage.create()
+    stage.server.fault = lambda call: ApiError(403, "exceeded quota") if call.verb == "create" else None
+    fence = Fence(replica.name, replica.uid, "ScaleDown")
+    acted = stage.act(Create(1, PoolName.DECODE, 2, "BelowTarget"), fence)
+    assert [type(error) for error in acted.refused] == [Forbidden]
+    assert acted.done == (fence,)
+
+
+def test_an_outage_ends_the_round() -> None:
+    stage = Stage()
+    stage.server.fault = lambda _: ApiError(503, "away")
+    with pytest.raises(ApiUnavailable):
+        stage.act(Create(0, PoolName.PREFILL, 2, "BelowTarget"))
+
+
+def test_nothing_is_created_in_a_pool_that_the_spec_does_not_have() -> None:
+    stage = Stage()
+    stage.accepted = replace(stage.accepted, contexts={})
+    assert stage.act(Create(0, PoolName.PREFILL, 2, "BelowTarget")).done == ()
+    assert stage.server.of_kind("pods") == {}

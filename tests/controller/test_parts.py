@@ -1,0 +1,265 @@
+"""The small parts: difference, settings, server, events, metrics, logs, the store of clusters."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from tests.fakes.apiserver import ApiError, FakeApiServer
+from tests.fakes.client import FakeClient
+from tests.fakes.virtualtime import VirtualClock, run_virtual
+
+from inferencecluster.adapters.informer import ObjectKey
+from inferencecluster.adapters.pods import PodIndex, project_pod
+from inferencecluster.controller.clusters import ClusterStore, cluster_view
+from inferencecluster.controller.difference import is_as_rendered
+from inferencecluster.controller.events import Event, EventRecorder, EventType
+from inferencecluster.controller.logs import KeyValueFormatter
+from inferencecluster.controller.metrics import OperatorMetrics
+from inferencecluster.controller.server import Probes, build_app, scrape_targets
+from inferencecluster.controller.settings import read_settings
+from inferencecluster.core.errors import SpecError
+from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.missing import Missing
+from inferencecluster.core.status import ClusterStatus, DecisionRecord, PoolStatus
+
+KEY = ObjectKey("team", "demo")
+
+
+@pytest.mark.parametrize(
+    ("rendered", "observed", "same"),
+    [
+        pytest.param({"a": 1}, {"a": 1, "b": 2}, True, id="others may add"),
+        pytest.param({"a": 1}, {"a": 2}, False, id="changed"),
+        pytest.param({"a": {"b": 1}}, {"a": None}, False, id="removed"),
+        pytest.param({"a": 1}, None, False, id="nothing there"),
+        pytest.param([{"a": 1}], [{"a": 1, "default": 2}], True, id="items get defaults"),
+        pytest.param([1], [1, 2], False, id="an item was added to a list of ours"),
+        pytest.param([1, 2], [2, 1], False, id="order counts"),
+        pytest.param([1], "1", False, id="another type"),
+        pytest.param("1000m", "1", True, id="canonical cores"),
+        pytest.param("1024Mi", "1Gi", True, id="canonical bytes"),
+        pytest.param("1Gi", "1G", False, id="binary and decimal"),
+        pytest.param("500m", "500", False, id="a thousand times more"),
+        pytest.param("abc", "abd", False, id="other text"),
+        pytest.param({"readOnly": False}, {}, True, id="false is left out"),
+        pytest.param({"value": ""}, {}, True, id="empty is left out"),
+        pytest.param({"replicas": 0}, {}, False, id="zero is not left out"),
+        pytest.param({"on": True}, {}, False, id="true is not left out"),
+    ],
+)
+def test_as_rendered(rendered: Any, observed: Any, same: bool) -> None:
+    assert is_as_rendered(rendered, observed) is same
+
+
+def test_settings_have_defaults_for_everything() -> None:
+    settings = read_settings({})
+    assert settings.watch_namespaces == ()
+    assert settings.reads_nodes
+    assert settings.log_level == logging.INFO
+
+
+def test_settings_are_read_as_the_chart_writes_them() -> None:
+    settings = read_settings(
+        {
+            "IC_WATCH_NAMESPACES": "team-a, team-b,",
+            "IC_PROMETHEUS_URL": "http://prometheus:9090/",
+            "IC_CLUSTER_WIDE_NODES": "false",
+            "IC_LOG_LEVEL": "debug",
+            "IC_WORKERS": "4",
+        }
+    )
+    assert settings.watch_namespaces == ("team-a", "team-b")
+    assert settings.prometheus_url == "http://prometheus:9090"
+    assert (settings.reads_nodes, settings.log_level, settings.workers) == (False, logging.DEBUG, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("IC_PROMETHEUS_URL", "prometheus:9090"),
+        ("IC_CLUSTER_WIDE_NODES", "maybe"),
+        ("IC_LOG_LEVEL", "loud"),
+        ("IC_WORKERS", "many"),
+        ("IC_WORKERS", "0"),
+        ("IC_WORKERS", "nan"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value(name: str, value: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        read_settings({name: value})
+    assert name in str(caught.value)
+    assert value in str(caught.value)
+
+
+def engine(name: str, address: str, *, ready: bool = True) -> Any:
+    moment = "2026-11-21T08:00:00Z"
+    return {
+        "metadata": {
+            "name": name,
+            "namespace": "team",
+            "uid": name,
+            "creationTimestamp": moment,
+            "labels": {
+                "gpupools.dev/cluster": "demo",
+                "gpupools.dev/component": "engine",
+                "gpupools.dev/pool": "decode",
+                "gpupools.dev/role": "decode",
+                "gpupools.dev/revision": "abc",
+            },
+        },
+        "spec": {"nodeName": "n", "containers": []},
+        "status": {
+            "podIP": address,
+            "conditions": [{"type": "Ready", "status": str(ready), "lastTransitionTime": moment}],
+        },
+    }
+
+
+def router(name: str, address: str, *, running: bool = True) -> Any:
+    return {
+        "metadata": {
+            "name": name,
+            "namespace": "team",
+            "uid": name,
+            "labels": {"gpupools.dev/cluster": "demo", "gpupools.dev/component": "router"},
+        },
+        "spec": {},
+        "status": {
+            "podIP": address,
+            "containerStatuses": [{"state": {"running": {}} if running else {"waiting": {}}}],
+        },
+    }
+
+
+def test_everything_that_serves_is_a_scrape_target_with_the_labels_of_the_query() -> None:
+    index = PodIndex()
+    for pod in (
+        engine("demo-engine-0", "10.0.0.1"),
+        engine("demo-engine-1", "10.0.0.2", ready=False),
+        router("demo-router-a", "fd00::1"),
+        router("demo-router-b", "10.0.0.4", running=False),
+    ):
+        index.changed(None, project_pod(pod))
+    found = scrape_targets(index, [("operator-1", "10.0.0.9")])
+    assert [target["targets"] for target in found] == [
+        ["[fd00::1]:8080"],
+        ["10.0.0.1:8000"],
+        ["10.0.0.1:8000"],
+        ["10.0.0.9:8081"],
+    ]
+    assert found[1]["labels"] == {
+        "__metrics_path__": "/prometheus/metrics",
+        "namespace": "team",
+        "cluster": "demo",
+        "component": "engine",
+        "pod": "demo-engine-0",
+        "pool": "decode",
+        "role": "decode",
+        "revision": "abc",
+    }
+
+
+async def test_the_server_answers_health_readiness_metrics_and_targets() -> None:
+    ready = False
+    metrics = OperatorMetrics()
+    metrics.leader.set(1)
+    probes = Probes(is_alive=lambda: True, is_ready=lambda: ready)
+    app = build_app(probes, metrics, lambda: [{"targets": ["x:1"], "labels": {}}])
+    async with TestClient(TestServer(app)) as client:
+        assert (await client.get("/healthz")).status == 200
+        assert (await client.get("/readyz")).status == 503
+        ready = True
+        assert (await client.get("/readyz")).status == 200
+        assert "inferencecluster_operator_leader 1.0" in await (await client.get("/metrics")).text()
+        assert await (await client.get("/targets")).json() == [{"targets": ["x:1"], "labels": {}}]
+
+
+def test_an_event_is_written_once_in_two_minutes() -> None:
+    async def scenario() -> None:
+        server = FakeApiServer()
+        recorder = EventRecorder(FakeClient(server), VirtualClock(), instance="operator-1")
+        reference = {"name": "demo", "namespace": "team", "uid": "uid-1"}
+        event = Event(EventType.NORMAL, "ScaleUp", "prefill 1 -> 2")
+        for _ in range(5):
+            await recorder.record(reference, event)
+            await asyncio.sleep(30)
+        assert len(server.of_kind("events", "team")) == 2
+        (written, _) = server.of_kind("events", "team").values()
+        assert written["involvedObject"]["uid"] == "uid-1"
+        assert written["reason"] == "ScaleUp"
+
+    run_virtual(scenario())
+
+
+def test_an_event_that_cannot_be_written_ends_nothing() -> None:
+    async def scenario() -> None:
+        server = FakeApiServer()
+        server.fault = lambda _: ApiError(403, "no")
+        recorder = EventRecorder(FakeClient(server), VirtualClock(), instance="operator-1")
+        await recorder.record(
+            {"name": "demo", "namespace": "team", "uid": "uid-1"}, Event(EventType.NORMAL, "A", "b")
+        )
+        assert server.of_kind("events", "team") == {}
+
+    run_virtual(scenario())
+
+
+def status_of(gpus: int) -> ClusterStatus:
+    prefill, decode, mixed = (PoolStatus(name, 1, 1, 1, 0, 0, 0, gpus, Missing("No")) for name in PoolName)
+    return ClusterStatus((prefill, decode, mixed), (), gpus, 16, ())
+
+
+def test_gpu_time_is_counted_between_looks_and_not_over_a_gap() -> None:
+    metrics = OperatorMetrics()
+    for at in (0.0, 10.0, 20.0, 10_000.0):
+        metrics.reported(KEY, status_of(4), at=at)
+    labels = {"namespace": "team", "cluster": "demo"}
+    assert metrics.registry.get_sample_value("inferencecluster_gpu_seconds_total", labels) == 4 * (
+        10 + 10 + 60
+    )
+
+
+def test_the_series_of_a_cluster_that_is_gone_go_with_it() -> None:
+    metrics = OperatorMetrics()
+    metrics.reported(KEY, status_of(4), at=0.0)
+    metrics.decided(KEY, DecisionRecord(0.0, PoolName.DECODE, 1, 2, "Why", "", ()))
+    assert b'cluster="demo"' in metrics.render()
+    metrics.forget(KEY)
+    assert b'cluster="demo"' not in metrics.render()
+
+
+def cluster_object(version: str, generation: int = 1, **metadata: Any) -> Any:
+    base = {"name": "demo", "namespace": "team", "uid": "uid-1"}
+    return {"metadata": base | {"resourceVersion": version, "generation": generation} | metadata}
+
+
+def test_only_what_asks_for_a_look_wakes() -> None:
+    store = ClusterStore()
+    assert store.put(cluster_view(cluster_object("1")))
+    assert not store.put(cluster_view(cluster_object("2")))  # a status write of our own
+    assert store.put(cluster_view(cluster_object("3", generation=2)))
+    assert store.put(cluster_view(cluster_object("4", generation=2, finalizers=["gpupools.dev/drain"])))
+    assert store.put(
+        cluster_view(cluster_object("5", generation=2, deletionTimestamp="2026-11-21T08:00:00Z"))
+    )
+    assert store.put(cluster_view(cluster_object("6", uid="uid-2")))
+
+
+def test_an_event_that_comes_late_does_not_bring_back_an_older_object() -> None:
+    store = ClusterStore()
+    store.put(cluster_view(cluster_object("10", generation=2)))
+    assert not store.put(cluster_view(cluster_object("9", generation=1)))
+    found = store.get(KEY)
+    assert found is not None
+    assert found.generation == 2
+
+
+def test_a_log_line_holds_its_values_as_pairs() -> None:
+    record = logging.makeLogRecord(
+        {"name": "x", "levelname": "INFO", "msg": "size decided", "pool": "decode", "error": 'a "b" c'}
+    )
+    assert KeyValueFormatter().format(record).endswith('INFO x size decided pool=decode error="a \\"b\\" c"')
