@@ -78,6 +78,16 @@ def project_child(manifest: Manifest) -> ChildView | None:
     return ChildView(ObjectKey(metadata["namespace"], cluster), metadata["uid"], version)
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What did not go smoothly."""
+
+    foreign: tuple[str, ...]
+    """Kind and name of objects of somebody else that stand in the way."""
+    refused: tuple[ApplyError, ...]
+    """What the API server would not write; it is tried again at the next look."""
+
+
 class Children:
     """Keeps children as rendered."""
 
@@ -86,16 +96,23 @@ class Children:
 
     async def settle(
         self, accepted: AcceptedSpec, memo: ChildMemo, targets: Mapping[PoolName, int]
-    ) -> tuple[str, ...]:
-        """Apply whatever is not as rendered; descriptions of foreign objects that stand in the way.
+    ) -> Settled:
+        """Apply whatever is not as rendered. A refused child does not hold up the others.
 
-        Raises `ApplyError` and `ApiUnavailable`; what was settled before stays settled.
+        Raises `ApiUnavailable`; what was settled before stays settled.
         """
+        refused: list[ApplyError] = []
         for manifest in accepted.children:
-            await self._settle(manifest, accepted.cluster, memo)
+            try:
+                await self._settle(manifest, accepted.cluster, memo)
+            except ApplyError as error:
+                refused.append(error)
         for pool, replicas in targets.items():
-            await self._settle_pool(accepted, pool, memo, replicas)
-        return tuple(sorted(" ".join(name) for name in memo.foreign))
+            try:
+                await self._settle_pool(accepted, pool, memo, replicas)
+            except ApplyError as error:
+                refused.append(error)
+        return Settled(tuple(sorted(" ".join(name) for name in memo.foreign)), tuple(refused))
 
     async def report_pools(
         self, cluster: InferenceCluster, memo: ChildMemo, pools: Collection[PoolStatus]
@@ -194,6 +211,9 @@ class Children:
 
     async def _apply(self, manifest: Manifest, observed: Manifest | None) -> None:
         if observed is not None:
+            if observed.get("roleRef") != manifest.get("roleRef"):
+                # It cannot be changed in place; between these two calls the router keeps its open watches.
+                await self._delete({**observed, "kind": manifest["kind"]}, manifest)
             # The uid makes the API server refuse when the object was made anew, by whomever, since it was read.
             metadata = {**manifest["metadata"], "uid": observed["metadata"]["uid"]}
             manifest = {**manifest, "metadata": metadata}

@@ -296,7 +296,6 @@ async def run_process(settings: Settings, *, on_leadership_lost: Callable[[], No
             operator.metrics.leader.set(1)
             await operator.watches.wait_listed()
             await operator.run_kopf(credentials)
-            await operator.loops.stop()
             for task in running:
                 task.cancel()
         if settings.lease_name:

@@ -43,6 +43,11 @@ def build_registry(clusters: ClusterStore, loops: Loops, credentials: Credential
         last[:] = [access]
         return connection_info(access)
 
+    @kopf.on.cleanup(registry=registry)
+    async def stop(**_: object) -> None:
+        # kopf waits five seconds for tasks that it did not start, before it cancels them.
+        await loops.stop()
+
     @kopf.on.event(GROUP, VERSION, CLUSTER_PLURAL, registry=registry)
     async def changed(event: Mapping[str, Any], **_: object) -> None:
         take_in(clusters, loops, event)

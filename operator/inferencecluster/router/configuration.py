@@ -70,9 +70,7 @@ class _Values:
     def text(self, name: str, default: str = "") -> str:
         return self.environment.get(name, "").strip() or default
 
-    def number(
-        self, name: str, default: float, *, least: float = 0.01, most: float = 86_400.0
-    ) -> float:
+    def number(self, name: str, default: float, *, least: float = 0.01, most: float = 86_400.0) -> float:
         value = self.text(name)
         try:
             number = float(value) if value else default
@@ -91,7 +89,10 @@ class _Values:
         number = self.number(name, default, least=least, most=most)
         if number != int(number):
             raise SpecError(
-                field=name, value=number, rule="it is a whole number", advice=f"correct it, or remove it for {default}"
+                field=name,
+                value=number,
+                rule="it is a whole number",
+                advice=f"correct it, or remove it for {default}",
             )
         return int(number)
 

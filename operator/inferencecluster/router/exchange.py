@@ -21,7 +21,7 @@ from inferencecluster.router.disaggregation import (
 from inferencecluster.router.dispatcher import Ticket
 from inferencecluster.router.engine_client import Call, broken
 from inferencecluster.router.errors import EngineError, EngineUnreachable, RequestError
-from inferencecluster.router.ledger import Assignment, Entry, Path
+from inferencecluster.router.ledger import Assignment, Entry, PathKind
 from inferencecluster.router.services import Visit
 from inferencecluster.router.token_phase import (
     answer_as_stream,
@@ -112,7 +112,7 @@ class Exchange:
 
     async def _attempt(self, assignment: Assignment) -> web.StreamResponse:
         request = self._visit.request
-        if assignment.path is not Path.DISAGGREGATED:
+        if assignment.path is not PathKind.DISAGGREGATED:
             return await self._generate(assignment, whole_request(request), phase="whole")
         context = await self._prefill(assignment)
         if context.finished:

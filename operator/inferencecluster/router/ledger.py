@@ -26,7 +26,7 @@ goes at once."""
 _logger: Final = logging.getLogger(__name__)
 
 
-class Path(StrEnum):
+class PathKind(StrEnum):
     """How a request is served."""
 
     DISAGGREGATED = "disaggregated"
@@ -149,9 +149,9 @@ class Ledger:
         """Book a request on the replicas that `route` has just chosen for it."""
         match decision:
             case Disaggregated(prefill, decode):
-                path, first, last = Path.DISAGGREGATED, self._entries[prefill], self._entries[decode]
+                path, first, last = PathKind.DISAGGREGATED, self._entries[prefill], self._entries[decode]
             case Whole(replica, borrowed):
-                path = Path.BORROWED if borrowed else Path.MIXED
+                path = PathKind.BORROWED if borrowed else PathKind.MIXED
                 first = last = self._entries[replica]
         return Assignment(self, path, (first, last), prompt_tokens=prompt_tokens, output_tokens=output_tokens)
 
@@ -210,7 +210,7 @@ class Assignment:
     def __init__(
         self,
         ledger: Ledger,
-        path: Path,
+        path: PathKind,
         replicas: tuple[Entry, Entry],
         *,
         prompt_tokens: int,
@@ -233,7 +233,7 @@ class Assignment:
         self.started_at = 0.0
         last.reserved_kv_tokens += prompt_tokens + output_tokens
         last.sequences += 1
-        if path is Path.DISAGGREGATED:
+        if path is PathKind.DISAGGREGATED:
             first.prefills += 1
             last.in_flight += 1
         else:
@@ -268,7 +268,7 @@ class Assignment:
             return
         if self._transferring:
             self._end_transfer()
-        elif self._pending and self.path is not Path.DISAGGREGATED:
+        elif self._pending and self.path is not PathKind.DISAGGREGATED:
             self._end_prefill()
             self.last.decoding.add(self)
             self._publish()
@@ -293,7 +293,7 @@ class Assignment:
         self._released = True
         if self._pending:
             self._end_prefill()
-            if self.path is Path.DISAGGREGATED:
+            if self.path is PathKind.DISAGGREGATED:
                 self.first.in_flight -= 1
                 self.first.prefills -= 1
         if self._transferring:
@@ -303,7 +303,7 @@ class Assignment:
         last.reserved_kv_tokens -= self._prompt_tokens + self._output_tokens
         last.sequences -= 1
         last.in_flight -= 1
-        if self.path is not Path.DISAGGREGATED:
+        if self.path is not PathKind.DISAGGREGATED:
             last.mixed_requests -= 1
             self._ledger.mixed_requests -= 1
         self._publish()

@@ -15,7 +15,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from inferencecluster.router.dispatcher import Dispatcher
-from inferencecluster.router.ledger import Entry, Ledger, Path
+from inferencecluster.router.ledger import Entry, Ledger, PathKind
 from inferencecluster.router.traffic import Histogram, Outcome, Traffic
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -45,7 +45,7 @@ class RouterMetrics(Collector):
         self._registry.register(self)
 
     def render(self, *, loop_time: float) -> bytes:
-        """The text; `loop_time` is now on the event loop's clock."""
+        """The text; `loop_time` is now on the stopwatch."""
         self._loop_time = loop_time
         return generate_latest(self._registry)
 
@@ -88,7 +88,7 @@ class RouterMetrics(Collector):
             "Requests that ended, by outcome and by the path that served them",
             labels=[*self._names, "model", "outcome", "path"],
         )
-        counts = {(Outcome.COMPLETED, path.value): 0 for path in Path} | self._traffic.outcomes
+        counts = {(Outcome.COMPLETED, path.value): 0 for path in PathKind} | self._traffic.outcomes
         for (outcome, path), count in sorted(counts.items()):
             family.add_metric([*self._values, self._model(), outcome.value, path], count)
         return family

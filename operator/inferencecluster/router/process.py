@@ -7,7 +7,7 @@ import gc
 import logging
 import secrets
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -53,8 +53,15 @@ class Sources:
 class RouterProcess:
     """Use `serving` to run it, and `leave` to end it."""
 
-    def __init__(self, configuration: Configuration, sources: Sources, clock: Clock) -> None:
-        """Call it on the event loop."""
+    def __init__(
+        self,
+        configuration: Configuration,
+        sources: Sources,
+        clock: Clock,
+        *,
+        stopwatch: Callable[[], float],
+    ) -> None:
+        """Call it on the event loop. `stopwatch` gives monotonic seconds; uvloop's own time has whole milliseconds."""
         loop = asyncio.get_running_loop()
         self._configuration = configuration
         self._sources = sources
@@ -62,17 +69,17 @@ class RouterProcess:
         self.standing = Standing(started_at=clock.now())
         instance = secrets.token_hex(8)
         ledger, traffic = Ledger(loop), Traffic()
-        dispatcher = Dispatcher(ledger, configuration.queue, loop.time)
+        dispatcher = Dispatcher(ledger, configuration.queue, stopwatch)
         self._services = Services(
             ledger=ledger,
             dispatcher=dispatcher,
             engines=EngineClient(connect_seconds=configuration.patience.connect_seconds),
             estimates=Estimates(),
             traffic=traffic,
-            watchdog=Watchdog(loop.time, silence_seconds=configuration.patience.silence_seconds),
+            watchdog=Watchdog(stopwatch, silence_seconds=configuration.patience.silence_seconds),
             patience=configuration.patience,
             request_id=RequestIds(node=int(instance, 16), now=clock.now).next,
-            clock=loop.time,
+            clock=stopwatch,
         )
         labels = {"cluster": configuration.cluster, "namespace": configuration.namespace}
         surroundings = Surroundings(
@@ -98,10 +105,13 @@ class RouterProcess:
         )
         await runner.setup()
         try:
-            async with self._services.engines, _background(
-                self._sources.fleet.run(self._services.ledger.update),
-                self._sources.settings.run(self._configure),
-                self._services.watchdog.run(),
+            async with (
+                self._services.engines,
+                _background(
+                    self._sources.fleet.run(self._services.ledger.update),
+                    self._sources.settings.run(self._configure),
+                    self._services.watchdog.run(),
+                ),
             ):
                 site = web.TCPSite(runner, host, self._configuration.port)
                 await site.start()

@@ -37,7 +37,7 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The parts of one router. All times are the event loop's."""
+    """The parts of one router. All times are the stopwatch's."""
 
     ledger: Ledger
     dispatcher: Dispatcher

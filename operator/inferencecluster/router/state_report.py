@@ -49,7 +49,7 @@ class StateReport:
         self._instance = instance
 
     def build(self, *, now: float, started_at: float, loop_time: float, synced: bool) -> RouterState:
-        """The state at `now` (Unix seconds), which is `loop_time` on the event loop's clock."""
+        """The state at `now` (Unix seconds), which is `loop_time` on the stopwatch."""
         return RouterState(
             instance=self._instance,
             started_at=started_at,

@@ -20,7 +20,7 @@ from inferencecluster.router.disaggregation import ContextAnswer
 from inferencecluster.router.engine_client import Call, broken
 from inferencecluster.router.errors import ClientGone, RequestError
 from inferencecluster.router.event_stream import usage_of
-from inferencecluster.router.ledger import Assignment, Path
+from inferencecluster.router.ledger import Assignment, PathKind
 from inferencecluster.router.relay import Meter, Relay, RelayEnd
 from inferencecluster.router.services import Visit
 from inferencecluster.router.traffic import Outcome
@@ -144,7 +144,7 @@ def _expect_first_token(visit: Visit, assignment: Assignment) -> asyncio.TimerHa
     A KV transfer has ended by its own timeout; a prompt is done by the speed that others had.
     """
     seconds: float | None = visit.settings.kv_transfer_timeout_seconds
-    if assignment.path is not Path.DISAGGREGATED:
+    if assignment.path is not PathKind.DISAGGREGATED:
         seconds = visit.services.estimates.prefill_seconds(assignment.pending_at_start)
     if seconds is None:
         return None

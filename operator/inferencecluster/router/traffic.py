@@ -126,7 +126,7 @@ class Journey:
 
 @dataclass(slots=True)
 class Traffic:
-    """Counters since the start. Times are the event loop's."""
+    """Counters since the start. Times are the stopwatch's."""
 
     requests: int = 0
     """Admitted to replicas or to the queue."""

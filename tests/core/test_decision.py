@@ -1,0 +1,379 @@
+"""`decide` as its callers see it: modes, restarts, records, status, and what a look without news leaves alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from tests.strategies import (
+    NO_DELAY,
+    QUIET,
+    UNSEEN,
+    World,
+    fleets,
+    make_fleet,
+    make_flow,
+    make_observation,
+    make_replica,
+    make_spec,
+    sizes,
+    specs,
+)
+
+from inferencecluster.core.actions import Create, Delete, Fence
+from inferencecluster.core.decision import MAX_RECORDS, Decision, Memory, decide
+from inferencecluster.core.fleet import Lifecycle, PoolName, Replica
+from inferencecluster.core.missing import Missing
+from inferencecluster.core.observation import MetricsSample, PoolCapacity, RouterSample
+from inferencecluster.core.replacement import FIRST_BACK_OFF_SECONDS
+from inferencecluster.core.spec import ClusterSpec, ScalingMode
+from inferencecluster.core.status import ConditionStatus, ConditionType, DecisionRecord
+from inferencecluster.core.transition import Blocked, Complete
+
+PREFILL, DECODE, MIXED = PoolName
+SPEC = make_spec(minimum=(1, 1, 0), budget=20)
+LOADED = 12.0
+"""Requests per second that keep 2.4 prefill replicas busy."""
+
+
+def targets_of(decision: Decision) -> tuple[int, ...]:
+    return tuple(decision.targets[name] for name in PoolName)
+
+
+def condition_of(decision: Decision, kind: ConditionType) -> tuple[ConditionStatus, str]:
+    found = next(item for item in decision.status.conditions if item.type is kind)
+    return found.status, found.reason
+
+
+def restored(*counts: int, records: tuple[DecisionRecord, ...] = ()) -> Memory:
+    return Memory.restored(sizes(*counts), records, 990.0)
+
+
+class TestTheFirstLook:
+    """Without memory."""
+
+    def test_an_empty_cluster_starts_at_its_minimums(self) -> None:
+        decision = decide(make_observation(SPEC), Memory.empty())
+        assert targets_of(decision) == (1, 1, 0)
+        assert [action.pool for action in decision.actions if isinstance(action, Create)] == [PREFILL, DECODE]
+
+    def test_so_it_does_when_nothing_can_be_seen(self) -> None:
+        decision = decide(make_observation(SPEC, rate=UNSEEN, metrics=UNSEEN), Memory.empty())
+        assert targets_of(decision) == (1, 1, 0)
+
+    def test_an_existing_fleet_is_kept_while_nothing_can_be_seen(self) -> None:
+        observation = make_observation(SPEC, make_fleet(3, 2, 1), rate=UNSEEN, metrics=UNSEEN)
+        decision = decide(observation, Memory.empty())
+        assert targets_of(decision) == (3, 2, 1)
+        assert decision.outcome == Complete()
+        assert decision.records == ()
+
+    def test_an_existing_fleet_is_kept_within_its_bounds(self) -> None:
+        spec = make_spec(minimum=(1, 1, 0), maximum=(2, 2, 2))
+        observation = make_observation(spec, make_fleet(5, 0, 1), rate=UNSEEN, metrics=UNSEEN)
+        assert targets_of(decide(observation, Memory.empty())) == (2, 1, 1)
+
+
+class TestModes:
+    """Who decides the sizes."""
+
+    def test_automatic_follows_demand(self) -> None:
+        decision = decide(make_observation(SPEC, make_fleet(1, 1), rate=LOADED), Memory.empty())
+        assert decision.targets[PREFILL] > 1
+        assert decision.status.pools[0].recommended == decision.targets[PREFILL]
+
+    def test_recommend_tells_and_changes_nothing(self) -> None:
+        spec = replace(SPEC, mode=ScalingMode.RECOMMEND)
+        observation = make_observation(spec, make_fleet(1, 1), rate=LOADED)
+        decision = decide(observation, restored(1, 1, 0))
+        automatic = decide(replace(observation, spec=SPEC), restored(1, 1, 0))
+        assert targets_of(decision) == (1, 1, 0)
+        assert decision.actions == ()
+        assert decision.status.pools[0].recommended == automatic.targets[PREFILL]
+        assert [(record.pool, record.before, record.after) for record in decision.records] == [
+            (record.pool, record.before, record.after) for record in automatic.records
+        ]
+        assert all(record.message.startswith("recommended only: ") for record in decision.records)
+
+    def test_recommend_still_repairs(self) -> None:
+        spec = replace(SPEC, mode=ScalingMode.RECOMMEND)
+        decision = decide(make_observation(spec, make_fleet(0, 1)), restored(1, 1, 0))
+        assert [type(action) for action in decision.actions] == [Create]
+
+    def test_recommend_keeps_a_size_that_its_nodes_cannot_hold_for_a_while(self) -> None:
+        spec = replace(SPEC, mode=ScalingMode.RECOMMEND)
+        broken = make_replica(9, lifecycle=Lifecycle.FAILED, failure="ErrImagePull: x")
+        decision = decide(make_observation(spec, [*make_fleet(1, 1), broken]), restored(2, 1, 0))
+        assert targets_of(decision) == (2, 1, 0)
+        assert [type(action) for action in decision.actions] == [Delete]
+
+    def test_recommend_tells_each_recommendation_once_also_over_a_restart(self) -> None:
+        spec = replace(SPEC, mode=ScalingMode.RECOMMEND)
+        observation = make_observation(spec, make_fleet(1, 1), rate=LOADED)
+        first = decide(observation, restored(1, 1, 0))
+        assert first.records
+        again = replace(observation, now=observation.now + 10)
+        assert decide(again, first.memory).records == ()
+        assert decide(again, restored(1, 1, 0, records=first.memory.records)).records == ()
+
+    def test_a_bound_binds_in_recommend_too(self) -> None:
+        spec = replace(make_spec(minimum=(2, 1, 0)), mode=ScalingMode.RECOMMEND)
+        decision = decide(make_observation(spec, make_fleet(1, 1)), restored(1, 1, 0))
+        assert targets_of(decision) == (2, 1, 0)
+        assert (decision.records[0].reason, decision.records[0].after) == ("MinReplicas", 2)
+
+    @pytest.mark.parametrize(
+        ("external", "expected"),
+        [
+            pytest.param({PREFILL: 3, DECODE: 2}, (3, 2, 1), id="a pool that nobody set stays"),
+            pytest.param({PREFILL: 0, DECODE: 50, MIXED: 0}, (1, 10, 0), id="within bounds"),
+            pytest.param(Missing("NoEnginePool"), (2, 2, 1), id="not seen: sizes hold"),
+        ],
+    )
+    def test_external_is_bounded(
+        self, external: dict[PoolName, int] | Missing, expected: tuple[int, int, int]
+    ) -> None:
+        spec = replace(SPEC, mode=ScalingMode.EXTERNAL)
+        observation = make_observation(
+            spec, make_fleet(2, 2, 1), rate=UNSEEN, metrics=UNSEEN, external=external, sizing_due=False
+        )
+        assert targets_of(decide(observation, restored(2, 2, 1))) == expected
+
+    def test_external_shares_the_budget(self) -> None:
+        spec = replace(make_spec(minimum=(1, 1, 0), budget=4), mode=ScalingMode.EXTERNAL)
+        observation = make_observation(spec, external=sizes(9, 9, 9))
+        assert targets_of(decide(observation, Memory.empty())) == (2, 2, 0)
+
+    def test_what_demand_would_choose_is_told_beside(self) -> None:
+        spec = replace(SPEC, mode=ScalingMode.FIXED)
+        decision = decide(make_observation(spec, make_fleet(1, 1), rate=LOADED), restored(1, 1, 0))
+        assert targets_of(decision) == (1, 1, 0)
+        assert decision.status.pools[0].recommended > 1
+
+    def test_fixed_is_the_minimum(self) -> None:
+        spec = replace(SPEC, mode=ScalingMode.FIXED)
+        decision = decide(make_observation(spec, make_fleet(3, 3, 1), rate=LOADED), restored(3, 3, 1))
+        assert targets_of(decision) == (1, 1, 0)
+        assert {record.reason for record in decision.records} == {"Fixed"}
+
+
+class TestBetweenTicks:
+    """Sizes stay, everything else goes on."""
+
+    def test_demand_waits_for_the_next_tick(self) -> None:
+        first = decide(make_observation(SPEC, make_fleet(1, 1)), Memory.empty())
+        burst = make_observation(SPEC, make_fleet(1, 1), now=1002.0, rate=LOADED, sizing_due=False)
+        assert targets_of(decide(burst, first.memory)) == (1, 1, 0)
+
+    def test_another_spec_does_not_wait(self) -> None:
+        first = decide(make_observation(SPEC, make_fleet(1, 1)), Memory.empty())
+        spec = replace(make_spec(minimum=(2, 1, 0)), generation=2)
+        second = decide(make_observation(spec, make_fleet(1, 1), now=1002.0, sizing_due=False), first.memory)
+        assert targets_of(second) == (2, 1, 0)
+
+    def test_a_lost_replica_does_not_wait(self) -> None:
+        first = decide(make_observation(SPEC, make_fleet(1, 1)), Memory.empty())
+        second = decide(make_observation(SPEC, make_fleet(1), now=1002.0, sizing_due=False), first.memory)
+        assert [type(action) for action in second.actions] == [Create]
+
+
+class TestMissingSignals:
+    """They hold: never shrink."""
+
+    @pytest.mark.parametrize(
+        ("rate", "metrics"),
+        [
+            pytest.param(UNSEEN, None, id="routers"),
+            pytest.param(0.0, UNSEEN, id="Prometheus"),
+            pytest.param(UNSEEN, UNSEEN, id="both"),
+        ],
+    )
+    def test_no_pool_shrinks(self, rate: float | Missing, metrics: Missing | None) -> None:
+        memory = restored(4, 3, 2)
+        for look in range(60):
+            now = 1000.0 + 10 * look
+            observation = make_observation(SPEC, make_fleet(4, 3, 2), now=now, rate=rate, metrics=metrics)
+            decision = decide(observation, memory)
+            memory = decision.memory
+            assert targets_of(decision) == (4, 3, 2)
+            assert decision.actions == ()
+
+    def test_they_do_when_all_is_seen(self) -> None:
+        """So that the test above can fail."""
+        memory = restored(4, 3, 2)
+        for look in range(60):
+            now = 1000.0 + 10 * look
+            decision = decide(make_observation(SPEC, make_fleet(4, 3, 2), now=now), memory)
+            memory = decision.memory
+        assert targets_of(decision) == (1, 1, 0)
+
+    def test_growth_goes_on_without_prometheus(self) -> None:
+        observation = make_observation(SPEC, make_fleet(1, 1), rate=LOADED, metrics=UNSEEN)
+        assert decide(observation, restored(1, 1, 0)).targets[PREFILL] > 1
+
+
+class TestReplicasThatDoNotStart:
+    """Given up, waited for, tried again."""
+
+    def test_the_wish_is_lowered_and_raised_again(self) -> None:
+        spec = make_spec(minimum=(2, 1, 0), budget=20)
+        world = World(spec, starts=lambda replica: replica.name != "c-engine-1").add([make_replica(0)])
+        memory, seen = Memory.empty(), []
+        for _ in range(25):
+            decision = decide(make_observation(spec, world.observed(), now=world.now), memory)
+            memory = decision.memory
+            seen.append((int(world.now - 1000), decision.targets[PREFILL]))
+            world.apply(decision.actions)
+            world.pass_time()
+        lowered = [now for now, target in seen if target == 1]
+        assert lowered[0] == 100
+        assert lowered[-1] == 100 + FIRST_BACK_OFF_SECONDS - 10
+
+    def test_no_other_is_created_while_one_is_given_up(self) -> None:
+        stuck = make_replica(1, lifecycle=Lifecycle.STARTING, created_at=800.0)
+        observation = make_observation(
+            make_spec(minimum=(2, 1, 0)), [make_replica(0), stuck, make_replica(2, DECODE)]
+        )
+        decision = decide(observation, restored(2, 1, 0))
+        assert [(type(action), action.reason) for action in decision.actions] == [(Delete, "StartupTimeout")]
+        assert targets_of(decision) == (1, 1, 0)
+        assert decision.records[0].reason == "NodesExhausted"
+
+    def test_a_rollout_that_fails_is_not_repeated_at_once(self) -> None:
+        old = make_fleet(1, 1, revision="r0")
+        broken = make_replica(2, lifecycle=Lifecycle.FAILED, failure="ErrImagePull: x")
+        memory = restored(1, 1, 0)
+        first = decide(make_observation(SPEC, [*old, broken, make_replica(3, DECODE)]), memory)
+        assert [type(action) for action in first.actions] == [Delete]
+        later = make_observation(SPEC, [*old, make_replica(3, DECODE)], now=1010.0)
+        second = decide(later, first.memory)
+        assert second.actions == ()
+        assert second.outcome == Blocked(
+            "BackOff", "prefill: replicas did not start and are tried again later"
+        )
+        assert condition_of(second, ConditionType.STALLED) == (ConditionStatus.TRUE, "ImagePullFailed")
+
+
+class TestSettling:
+    """Reconciling is about the spec, not about sizes."""
+
+    def test_a_new_spec_is_reconciled_once(self) -> None:
+        young = [make_replica(0, lifecycle=Lifecycle.STARTING), make_replica(1, DECODE)]
+        first = decide(make_observation(SPEC, young), Memory.empty())
+        assert condition_of(first, ConditionType.RECONCILING) == (ConditionStatus.TRUE, "BelowMinimum")
+        second = decide(make_observation(SPEC, make_fleet(1, 1), now=1010.0), first.memory)
+        assert condition_of(second, ConditionType.RECONCILING) == (ConditionStatus.FALSE, "Settled")
+        third = decide(make_observation(SPEC, young, now=1020.0), second.memory)
+        assert condition_of(third, ConditionType.RECONCILING) == (ConditionStatus.FALSE, "Settled")
+        assert condition_of(third, ConditionType.READY) == (ConditionStatus.FALSE, "BelowMinimum")
+
+    def test_a_restart_does_not_reconcile_again_what_was_settled(self) -> None:
+        memory = Memory.restored(sizes(1, 1, 0), (), 990.0, settled_generation=SPEC.generation)
+        decision = decide(make_observation(SPEC, make_fleet(1)), memory)
+        assert condition_of(decision, ConditionType.RECONCILING) == (ConditionStatus.FALSE, "Settled")
+
+
+class TestStatus:
+    """What is told about pools and drains."""
+
+    def test_pools_count_what_exists(self) -> None:
+        replicas = [
+            make_replica(0, gpus=1),
+            make_replica(1, lifecycle=Lifecycle.STARTING),
+            make_replica(2, fenced_at=990.0, fence_reason="ScaleDown"),
+            make_replica(3, lifecycle=Lifecycle.TERMINATING),
+            make_replica(4, DECODE),
+        ]
+        nodes = PoolCapacity(PREFILL, 1, 8, 4, 4, 4)
+        observation = make_observation(SPEC, replicas, capacity=(nodes,))
+        borrowing = RouterSample(replace(QUIET, borrowed_replicas=("c-engine-0",)), make_flow(0.0))
+        status = decide(replace(observation, routers=borrowing), restored(2, 1, 0)).status
+        prefill = status.pools[0]
+        assert (prefill.ready, prefill.starting, prefill.draining, prefill.borrowed) == (1, 1, 2, 1)
+        assert (prefill.gpus, status.gpus, status.budget_gpus) == (4, 5, 20)
+        assert prefill.capacity == nodes
+        assert isinstance(status.pools[1].capacity, Missing)
+
+    def test_nothing_is_borrowed_as_far_as_can_be_seen_without_routers(self) -> None:
+        decision = decide(make_observation(SPEC, make_fleet(1, 1), rate=UNSEEN), restored(1, 1, 0))
+        assert [pool.borrowed for pool in decision.status.pools] == [0, 0, 0]
+
+    def test_a_drain_shows_its_deadline_and_what_it_waits_for(self) -> None:
+        replicas = [*make_fleet(1, 1), make_replica(2, fenced_at=990.0, fence_reason="ScaleDown")]
+        drain = decide(make_observation(SPEC, replicas), restored(1, 1, 0)).status.draining[0]
+        assert (drain.replica, drain.pool, drain.since, drain.deadline) == (
+            "c-engine-2",
+            PREFILL,
+            990.0,
+            1190.0,
+        )
+        assert drain.waiting_for == "every router to confirm the fence"
+
+
+class TestRecords:
+    """Why sizes changed."""
+
+    def test_each_change_is_recorded_with_its_inputs(self) -> None:
+        decision = decide(make_observation(SPEC, make_fleet(1, 1), rate=LOADED), restored(1, 1, 0))
+        record = decision.records[0]
+        assert (record.pool, record.before, record.after) == (PREFILL, 1, decision.targets[PREFILL])
+        assert dict(record.inputs)["requestsPerSecond"] == pytest.approx(LOADED)
+
+    def test_no_change_is_no_record(self) -> None:
+        assert decide(make_observation(SPEC, make_fleet(1, 1)), restored(1, 1, 0)).records == ()
+
+    def test_memory_keeps_the_newest(self) -> None:
+        told = DecisionRecord(1.0, PREFILL, 1, 2, "Work", "", ())
+        memory = restored(1, 1, 0, records=(told,) * MAX_RECORDS)
+        decision = decide(make_observation(SPEC, make_fleet(1, 1), rate=LOADED), memory)
+        assert len(decision.memory.records) == MAX_RECORDS
+        assert decision.memory.records[: len(decision.records)] == decision.records
+
+
+class TestRestart:
+    """The operator may die at any moment."""
+
+    def test_a_half_done_growth_goes_on(self) -> None:
+        observation = make_observation(SPEC, make_fleet(1, 1), rate=UNSEEN, metrics=UNSEEN)
+        decision = decide(observation, restored(3, 1, 0))
+        assert targets_of(decision) == (3, 1, 0)
+        assert [type(action) for action in decision.actions] == [Create, Create]
+
+    def test_a_half_done_shrink_goes_on(self) -> None:
+        observation = make_observation(SPEC, make_fleet(3, 1), rate=UNSEEN, metrics=UNSEEN)
+        decision = decide(observation, restored(2, 1, 0))
+        assert [type(action) for action in decision.actions] == [Fence]
+
+    def test_nothing_shrinks_before_its_window_has_passed_again(self) -> None:
+        slow = replace(NO_DELAY, scale_down=replace(NO_DELAY.scale_down, stabilization_window_seconds=300.0))
+        spec = make_spec(minimum=(1, 1, 0), behavior=slow)
+        decision = decide(make_observation(spec, make_fleet(4, 4)), restored(4, 4, 0))
+        assert targets_of(decision) == (4, 4, 0)
+
+
+@given(specs(), fleets())
+def test_equal_arguments_give_equal_decisions(spec: ClusterSpec, fleet: tuple[Replica, ...]) -> None:
+    observation = make_observation(spec, fleet, rate=LOADED)
+    assert decide(observation, Memory.empty()) == decide(observation, Memory.empty())
+
+
+@given(specs(), fleets())
+def test_sizes_keep_bounds_and_budget_for_every_fleet(spec: ClusterSpec, fleet: tuple[Replica, ...]) -> None:
+    decision = decide(make_observation(spec, fleet, rate=LOADED), Memory.empty())
+    assert all(decision.targets[pool.name] <= pool.max_replicas for pool in spec.pools)
+    gpus = sum(decision.targets[pool.name] * pool.gpus_per_replica for pool in spec.pools)
+    assert gpus <= spec.budget_gpus
+
+
+def test_a_cluster_at_rest_says_the_same_at_every_look() -> None:
+    memory, said = Memory.empty(), []
+    for look in range(30):
+        now = 1000.0 + 10 * look
+        metrics = MetricsSample(make_flow(3.0, 60.0), 0.3, 0.015)
+        decision = decide(
+            make_observation(SPEC, make_fleet(1, 1), now=now, rate=3.0, metrics=metrics), memory
+        )
+        memory = decision.memory
+        said.append((decision.actions, decision.status, decision.records))
+    assert all(item == said[2] for item in said[2:])
