@@ -86,17 +86,12 @@ class Watch:
             self._stopped.wait(1.0)
 
     def _read(self, process: subprocess.Popen[str]) -> None:
-        """Events from kubectl's output: it prints one indented JSON document per event: it ends where a line is a lone brace."""
+        """With events kubectl prints one document a line."""
         assert process.stdout is not None
-        lines: list[str] = []
         with self._lock:
             self._objects = {}
         for line in process.stdout:
-            lines.append(line)
-            if line.rstrip("\n") != "}":
-                continue
-            event = json.loads("".join(lines))
-            lines = []
+            event = json.loads(line)
             name = event["object"]["metadata"]["name"]
             with self._lock:
                 if event["type"] == "DELETED":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from datetime import datetime
 
 import pytest
-from tests.fakes.apiserver import Manifest
+from tests.fakes.apiserver import ApiError, Call, Manifest
 from tests.fakes.virtualtime import run_virtual
 from tests.fakes.world import NAME, World, cluster, node, operating
 
@@ -249,6 +251,70 @@ def test_a_child_that_somebody_changes_is_put_right() -> None:
     run_virtual(scenario())
 
 
+def test_a_role_binding_to_another_role_is_made_anew_because_roles_cannot_be_changed() -> None:
+    async def scenario() -> None:
+        world = world_with()
+
+        def rebind(manifest: Manifest) -> None:
+            manifest["roleRef"]["name"] = "cluster-admin"
+
+        async with operating(world):
+            await asyncio.sleep(60)
+            before = world.server.of_kind("rolebindings")[f"{NAME}-router"]["metadata"]["uid"]
+            world.server.change("rolebindings", "default", f"{NAME}-router", rebind)
+            await asyncio.sleep(5)
+            binding = world.server.of_kind("rolebindings")[f"{NAME}-router"]
+            assert binding["roleRef"]["name"] == "inferencecluster-router"
+            assert binding["metadata"]["uid"] != before
+
+    run_virtual(scenario())
+
+
+def test_what_a_new_revision_and_a_single_router_do_not_need_any_more_goes() -> None:
+    async def scenario() -> None:
+        manifest = cluster()
+        manifest["spec"]["router"] = {"replicas": 2}
+        world = world_with(manifest)
+
+        def change(manifest: Manifest) -> None:
+            manifest["spec"]["router"]["replicas"] = 1
+            manifest["spec"]["engine"]["image"] = "emulated:2"
+
+        async with operating(world):
+            await asyncio.sleep(60)
+            old = set(world.server.of_kind("configmaps"))
+            assert set(world.server.of_kind("poddisruptionbudgets")) == {f"{NAME}-router"}
+            world.server.change("inferenceclusters", "default", NAME, change)
+            await asyncio.sleep(1500)
+            assert world.server.of_kind("poddisruptionbudgets") == {}
+            assert len(world.server.of_kind("configmaps")) == 3
+            assert not old & set(world.server.of_kind("configmaps"))
+
+    run_virtual(scenario())
+
+
+def test_a_child_that_may_not_be_written_holds_up_nothing_else_and_is_shown() -> None:
+    async def scenario() -> None:
+        world = world_with()
+
+        def refuse(call: Call) -> ApiError | None:
+            is_service = call.plural == "services" and call.is_write
+            return ApiError(403, "no Services here") if is_service else None
+
+        world.server.fault = refuse
+        async with operating(world):
+            await asyncio.sleep(60)
+            assert world.fleet() == SETTLED
+            assert f"{NAME}-router" in world.server.of_kind("deployments")
+            events = world.server.of_kind("events").values()
+            assert any("no Services here" in event["message"] for event in events)
+            world.server.fault = lambda _: None
+            await asyncio.sleep(30)
+            assert NAME in world.server.of_kind("services")
+
+    run_virtual(scenario())
+
+
 def test_a_foreign_object_is_left_alone_and_named_in_a_warning() -> None:
     async def scenario() -> None:
         world = world_with()
@@ -372,3 +438,18 @@ def _delete(world: World) -> None:
 def _break_spec(manifest: Manifest) -> None:
     """Passes the CRD, but the engine could not start with it."""
     manifest["spec"]["engine"]["env"] = [{"name": "POD_IP", "value": "1.2.3.4"}]
+
+
+def test_the_operators_own_writes_do_not_bring_a_sizing_tick_forward() -> None:
+    async def scenario() -> None:
+        world = world_with()
+        async with operating(world):
+            await asyncio.sleep(60)
+            world.routers.arrive(60)
+            await asyncio.sleep(300)
+        times = [entry["time"] for entry in world.status()["decisions"] if entry["pool"] == "prefill"]
+        seconds = sorted({datetime.fromisoformat(time).timestamp() for time in times})
+        assert len(seconds) > 1
+        assert all(later - earlier >= 13 for earlier, later in itertools.pairwise(seconds))
+
+    run_virtual(scenario())

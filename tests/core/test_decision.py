@@ -218,7 +218,7 @@ class TestReplicasThatDoNotStart:
 
     def test_the_wish_is_lowered_and_raised_again(self) -> None:
         spec = make_spec(minimum=(2, 1, 0), budget=20)
-        world = World(spec, starts=lambda replica: replica.name != "c-engine-1").add([make_replica(0)])
+        world = World(spec, starts=lambda replica: replica.home is DECODE).add([make_replica(0)])
         memory, seen = Memory.empty(), []
         for _ in range(25):
             decision = decide(make_observation(spec, world.observed(), now=world.now), memory)
@@ -259,7 +259,7 @@ class TestSettling:
     """Reconciling is about the spec, not about sizes."""
 
     def test_a_new_spec_is_reconciled_once(self) -> None:
-        young = [make_replica(0, lifecycle=Lifecycle.STARTING), make_replica(1, DECODE)]
+        young = [make_replica(0, lifecycle=Lifecycle.STARTING, created_at=990.0), make_replica(1, DECODE)]
         first = decide(make_observation(SPEC, young), Memory.empty())
         assert condition_of(first, ConditionType.RECONCILING) == (ConditionStatus.TRUE, "BelowMinimum")
         second = decide(make_observation(SPEC, make_fleet(1, 1), now=1010.0), first.memory)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +20,7 @@ from inferencecluster.adapters.kube_resources import (
     SERVICE_ACCOUNTS,
     SERVICES,
     Manifest,
+    Resource,
     describe,
     resource_of,
 )
@@ -38,6 +39,7 @@ from inferencecluster.api.names import (
 from inferencecluster.controller.accepted import AcceptedSpec
 from inferencecluster.controller.difference import is_as_rendered
 from inferencecluster.controller.state import ChildMemo
+from inferencecluster.core.errors import ApplyError
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.spec import ScalingMode
 from inferencecluster.core.status import PoolStatus
@@ -63,19 +65,27 @@ class ChildView:
     """A child, narrowed to whether it changed."""
 
     cluster: ObjectKey
+    kind: str
+    name: str
     uid: str
     version: str
     """Its generation where the kind counts them (status changes do not), else its resource version."""
 
 
-def project_child(manifest: Manifest) -> ChildView | None:
-    """The part of a child that matters here; None for objects of nobody's cluster."""
-    metadata = manifest["metadata"]
-    cluster = (metadata.get("labels") or {}).get(LABEL_CLUSTER)
-    if cluster is None:
-        return None
-    version = str(metadata.get("generation") or metadata["resourceVersion"])
-    return ChildView(ObjectKey(metadata["namespace"], cluster), metadata["uid"], version)
+def child_projection(resource: Resource) -> Callable[[Manifest], ChildView | None]:
+    """What an informer over `resource` keeps; objects of nobody's cluster are not kept."""
+
+    def project(manifest: Manifest) -> ChildView | None:
+        metadata = manifest["metadata"]
+        cluster = (metadata.get("labels") or {}).get(LABEL_CLUSTER)
+        if cluster is None:
+            return None
+        version = str(metadata.get("generation") or metadata["resourceVersion"])
+        key = ObjectKey(metadata["namespace"], cluster)
+        # Items of a list come without their kind.
+        return ChildView(key, resource.kind, metadata["name"], metadata["uid"], version)
+
+    return project
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,23 +157,22 @@ class Children:
         disruption budget that one router does not have. Raises `ApplyError` and `ApiUnavailable`.
         """
         cluster = accepted.cluster
-        rendered = {(child["kind"], child["metadata"]["name"]) for child in accepted.children}
+        rendered = {_identity(child) for child in accepted.children}
+        used = {accepted.spec.revision, *revisions}
         if ("PodDisruptionBudget", router_name(cluster.metadata.name)) not in rendered:
             budget = await self._client.get(
                 DISRUPTION_BUDGETS, router_name(cluster.metadata.name), namespace=cluster.metadata.namespace
             )
-            if budget is not None:
-                await self._delete(
-                    {**budget, "apiVersion": DISRUPTION_BUDGETS.api_version, "kind": DISRUPTION_BUDGETS.kind},
-                    cluster,
-                )
+            if budget is not None and _is_owned(budget, cluster):
+                await self._delete(budget)
         selector = f"{LABEL_CLUSTER}={cluster.metadata.name},{LABEL_COMPONENT}={COMPONENT_ENGINE}"
         page = await self._client.list_page(Selection(CONFIG_MAPS, cluster.metadata.namespace, selector))
         for item in page.items:
+            # Items of a list come without their type.
             config = {**item, "apiVersion": CONFIG_MAPS.api_version, "kind": CONFIG_MAPS.kind}
-            is_used = item["metadata"]["labels"].get(LABEL_REVISION) in {accepted.spec.revision, *revisions}
-            if not is_used and ("ConfigMap", item["metadata"]["name"]) not in rendered:
-                await self._delete(config, cluster)
+            is_used = item["metadata"]["labels"].get(LABEL_REVISION) in used
+            if not is_used and _identity(config) not in rendered and _is_owned(config, cluster):
+                await self._delete(config)
 
     async def _settle(self, manifest: Manifest, cluster: InferenceCluster, memo: ChildMemo) -> None:
         key, digest = _identity(manifest), _digest(manifest)
@@ -210,20 +219,20 @@ class Children:
         )
 
     async def _apply(self, manifest: Manifest, observed: Manifest | None) -> None:
+        if observed is not None and observed.get("roleRef") != manifest.get("roleRef"):
+            # A role cannot be changed in place; a router that watches goes on watching between the two calls.
+            await self._delete(observed)
+            observed = None
         if observed is not None:
-            if observed.get("roleRef") != manifest.get("roleRef"):
-                # It cannot be changed in place; between these two calls the router keeps its open watches.
-                await self._delete({**observed, "kind": manifest["kind"]}, manifest)
             # The uid makes the API server refuse when the object was made anew, by whomever, since it was read.
             metadata = {**manifest["metadata"], "uid": observed["metadata"]["uid"]}
             manifest = {**manifest, "metadata": metadata}
         await self._client.apply(manifest)
         _logger.info("applied", extra={"object": describe(manifest), "is_new": observed is None})
 
-    async def _delete(self, observed: Manifest, cluster: InferenceCluster) -> None:
+    async def _delete(self, observed: Manifest) -> None:
+        """Of an object that is known to be the cluster's own."""
         metadata = observed["metadata"]
-        if not _is_owned(observed, cluster):
-            return
         guard = DeleteGuard(uid=metadata["uid"], resource_version=metadata["resourceVersion"])
         await self._client.delete(
             resource_of(observed), metadata["name"], namespace=metadata["namespace"], guard=guard

@@ -30,7 +30,7 @@ from inferencecluster.adapters.pods import POD_SELECTOR, ClusterPod, PodIndex, p
 from inferencecluster.adapters.prometheus import MetricsBoard, PrometheusSource
 from inferencecluster.adapters.routers import HttpRouterClient, RouterClient
 from inferencecluster.api.names import LABEL_CLUSTER
-from inferencecluster.controller.children import CHILD_KINDS, ChildView, project_child
+from inferencecluster.controller.children import CHILD_KINDS, ChildView, child_projection
 from inferencecluster.controller.clusters import ClusterStore
 from inferencecluster.controller.election import Candidate, Elector, LeadershipLost
 from inferencecluster.controller.events import EventRecorder
@@ -192,7 +192,7 @@ class Operator:
                 Informer(
                     client,
                     resource,
-                    project_child,
+                    child_projection(resource),
                     namespace=namespace,
                     label_selector=LABEL_CLUSTER,
                     on_change=self._child_changed,
@@ -245,13 +245,13 @@ class Operator:
                 of_cluster.pop(name, None)
             if not of_cluster:
                 del self._caches.pools[view.cluster]
-            self.reconciler.size_soon(view.cluster)
+            self.reconciler.size_was_wished(view.cluster)
             self._wakeups.wake(view.cluster)
 
     def _child_changed(self, before: ChildView | None, after: ChildView | None) -> None:
         for view in (before, after):
             if view is not None:
-                self.reconciler.distrust_children(view.cluster)
+                self.reconciler.child_changed(view)
                 self._wakeups.wake(view.cluster)
 
     def _pools(self, key: ObjectKey) -> Iterable[PoolView]:

@@ -18,7 +18,7 @@ from inferencecluster.api.inferencecluster import parse_cluster
 from inferencecluster.api.names import FINALIZER
 from inferencecluster.controller.accepted import AcceptedSpec, accept
 from inferencecluster.controller.act import Acted, Actor, Fleet
-from inferencecluster.controller.children import Children
+from inferencecluster.controller.children import Children, ChildView
 from inferencecluster.controller.clusters import ClusterStore, ClusterView, cluster_view
 from inferencecluster.controller.deletion import deletion_status, spec_for_deletion
 from inferencecluster.controller.events import Event, EventReason, EventType
@@ -34,6 +34,7 @@ from inferencecluster.core.decision import Memory, decide
 from inferencecluster.core.errors import ApplyError, Conflict, SpecError
 from inferencecluster.core.fleet import Lifecycle, Replica
 from inferencecluster.core.observation import Observation
+from inferencecluster.core.spec import ScalingMode
 from inferencecluster.core.transition import Progress, plan_deletion
 
 TICK_SLACK: Final = 0.1
@@ -65,16 +66,18 @@ class Reconciler:
         self._children = Children(hands.client)
         self._states: dict[ObjectKey, ClusterState] = {}
 
-    def distrust_children(self, key: ObjectKey) -> None:
-        """A child of the cluster changed: the next look compares all of them."""
-        state = self._states.get(key)
+    def child_changed(self, view: ChildView) -> None:
+        """A child came, changed or went: the next look compares it."""
+        state = self._states.get(view.cluster)
         if state is not None:
-            state.children.distrust()
+            state.children.distrust_one(view.kind, view.name)
 
-    def size_soon(self, key: ObjectKey) -> None:
-        """A wish came from outside: the next look is a sizing tick."""
+    def size_was_wished(self, key: ObjectKey) -> None:
+        """An EnginePool changed: where others write its size, the next look is a sizing tick."""
         state = self._states.get(key)
-        if state is not None:
+        if state is None or state.accepted is None:
+            return
+        if state.accepted.spec.mode is ScalingMode.EXTERNAL:
             state.sized_at = None
 
     async def reconcile(self, key: ObjectKey) -> NextLook:
@@ -141,18 +144,18 @@ class Reconciler:
             memo.distrust()
         is_full = memo.checked_at is None
         pools = tuple(pool for pool in look.decision.status.pools if pool.name in accepted.contexts)
+        settled = await self._children.settle(accepted, memo, {pool.name: pool.desired for pool in pools})
+        refused = list(settled.refused)
         try:
-            foreign = await self._children.settle(accepted, memo, {pool.name: pool.desired for pool in pools})
             await self._children.report_pools(accepted.cluster, memo, pools)
             if is_full:
+                memo.checked_at = now
                 revisions = {replica.revision for replica in look.observation.replicas}
                 await self._children.collect(accepted, revisions)
-                memo.checked_at = now
         except ApplyError as error:
-            memo.distrust()
-            await self._reporter.refused(look.view, (error,))
-            return
-        for name in foreign:
+            refused.append(error)
+        await self._reporter.refused(look.view, refused)
+        for name in settled.foreign if is_full else ():
             message = f"{name} exists and belongs to somebody else: delete it, or rename the cluster"
             event = Event(EventType.WARNING, EventReason.FOREIGN_OBJECT, message)
             await self._reporter.tell(look.view, event)
@@ -215,8 +218,9 @@ class Reconciler:
             _logger.warning("spec refused", extra=about | {"generation": view.generation})
         else:
             state.refused = None
-        # The spec says other bounds: sizes are decided anew at once.
+        # Other bounds and other children: both are looked at in full, at once.
         state.sized_at = None
+        state.children.distrust()
 
     async def _write_finalizers(self, view: ClusterView, finalizers: tuple[str, ...]) -> ClusterView:
         """Guarded by the resource version, because the list is written whole."""

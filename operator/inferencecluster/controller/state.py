@@ -27,8 +27,13 @@ class ChildMemo:
     checked_at: float | None = None
     """Monotonic time of the last full comparison; None asks for one."""
 
+    def distrust_one(self, kind: str, name: str) -> None:
+        """One child changed: compare it at the next look."""
+        self.settled.pop((kind, name), None)
+        self.foreign.discard((kind, name))
+
     def distrust(self) -> None:
-        """Something changed, or may have: compare everything at the next look."""
+        """Anything may have changed: compare everything at the next look."""
         self.settled.clear()
         self.foreign.clear()
         self.pool_counts.clear()

@@ -148,6 +148,17 @@ class _Bucket:
         del self.by_pending[bisect_left(self.by_pending, _prefill_key(view))]
         del self.by_memory[bisect_left(self.by_memory, _decode_key(view))]
 
+    def replace(self, before: ReplicaView, after: ReplicaView) -> None:
+        """Most changes move a replica in one of the two orders only."""
+        pending, moved_pending = _prefill_key(before), _prefill_key(after)
+        if pending != moved_pending:
+            del self.by_pending[bisect_left(self.by_pending, pending)]
+            insort(self.by_pending, moved_pending)
+        memory, moved_memory = _decode_key(before), _decode_key(after)
+        if memory != moved_memory:
+            del self.by_memory[bisect_left(self.by_memory, memory)]
+            insort(self.by_memory, moved_memory)
+
 
 class Fleet:
     """The replicas of one cluster, kept in order as they change: O(log n) comparisons per change."""
@@ -172,6 +183,17 @@ class Fleet:
 
     def put(self, view: ReplicaView) -> None:
         """Add a replica, or replace what was known of the one of that name."""
+        known = self._views.get(view.name)
+        if (
+            known
+            and known.serving
+            and view.serving
+            and known.home is view.home
+            and known.revision == view.revision
+        ):
+            self._views[view.name] = view
+            self._buckets[view.revision, view.home].replace(known, view)
+            return
         self.remove(view.name)
         self._views[view.name] = view
         if not view.serving:

@@ -38,7 +38,8 @@ UNFINISHED: Final = frozenset({"length", "not_finished"})
 """Reasons with which a context engine ends when a token phase has to follow."""
 
 # A key cannot be text: inside of a JSON string each quote has a backslash before it.
-_PROMPT_IDS: Final = re.compile(rb'(?<!\\)"prompt_token_ids"\s*:\s*(\[[\s\d,]*\])')
+_PROMPT_IDS: Final = re.compile(rb'(?<!\\)"prompt_token_ids"\s*:\s*\[')
+_LIST_BYTES: Final = b"0123456789, \t\r\n"
 
 
 class ProtocolError(ValueError):
@@ -94,10 +95,7 @@ def context_request(
 
 def read_context_answer(body: bytes, version: EngineVersion) -> ContextAnswer:
     """Check and take apart the answer to a `context_request`. Raises `ProtocolError`."""
-    identifiers = _PROMPT_IDS.search(body)
-    prompt_ids = identifiers[1] if identifiers else b""
-    if identifiers:
-        body = b"".join((body[: identifiers.start(1)], b"null", body[identifiers.end(1) :]))
+    prompt_ids, body = _cut_prompt_ids(body)
     document = _read_object(body)
     choices = document.get("choices")
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
@@ -153,6 +151,18 @@ def _check_parameters(parameters: object, version: EngineVersion) -> None:
     for name in required:
         if parameters.get(name) is None:
             raise ProtocolError(f"disaggregated_params of a context_only answer carries {name}")
+
+
+def _cut_prompt_ids(body: bytes) -> tuple[bytes, bytes]:
+    """The array of token ids (empty when there is none), and the body with null in its place."""
+    key = _PROMPT_IDS.search(body)
+    if key is None:
+        return b"", body
+    start, end = key.end() - 1, body.find(b"]", key.end()) + 1
+    found = body[start:end]
+    if found[1:-1].translate(None, _LIST_BYTES):
+        raise ProtocolError("prompt_token_ids of a context_only answer is a list of integers")
+    return found, b"".join((body[:start], b"null", body[end:]))
 
 
 def _read_object(body: bytes) -> dict[str, Any]:

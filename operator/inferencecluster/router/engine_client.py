@@ -75,6 +75,7 @@ class EngineClient:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_seconds),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
         )
         return self
 
@@ -86,7 +87,7 @@ class EngineClient:
     async def ask(self, call: Call) -> bytes:
         """The whole body of a 200. Raises `EngineError`, or `RejectedByEngine`."""
         try:
-            async with asyncio.timeout(call.seconds), self._post(call) as response:
+            async with asyncio.timeout(call.seconds), await self._post(call) as response:
                 return await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _unreachable(call, error) from error
@@ -96,7 +97,7 @@ class EngineClient:
         """A stream that has begun. Raises like `ask`, until its first event is there."""
         begun = False
         try:
-            async with asyncio.timeout(call.seconds) as bound, self._post(call) as response:
+            async with asyncio.timeout(call.seconds) as bound, await self._post(call) as response:
                 reader = EventReader(response.content.readany)
                 first = await _first_events(call, response, reader)
                 bound.reschedule(None)
@@ -107,15 +108,16 @@ class EngineClient:
                 raise
             raise _unreachable(call, error) from error
 
-    @asynccontextmanager
-    async def _post(self, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _post(self, call: Call) -> aiohttp.ClientResponse:
+        """The response, its status checked; the caller leaves its context."""
         if self._session is None:
             raise RuntimeError("the engine client is used outside of its context")
         url = _url(call.entry.record.url, call.path)
-        async with self._session.post(url, data=call.body, headers=call.headers) as response:
-            if response.status != HTTPStatus.OK:
+        response = await self._session.post(url, data=call.body, headers=call.headers)
+        if response.status != HTTPStatus.OK:
+            async with response:
                 await _raise_for_status(call, response)
-            yield response
+        return response
 
 
 def broken(call: Call, reason: str) -> EngineError:

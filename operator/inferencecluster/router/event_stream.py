@@ -14,9 +14,9 @@ from typing import Any, Final
 
 END: Final = b"\n\n"
 DONE_EVENT: Final = b"data: [DONE]"
-_DONE_MARK: Final = b"[DONE]"
-_NO_CHOICES: Final = (b'"choices":[]', b'"choices": []')
-"""The usage event, with and without blanks. Quotes inside of text are escaped, so that text cannot look like it."""
+_DONE_MARK: Final = b"[DONE]" + END
+NO_CHOICES: Final = (b'"choices":[]', b'"choices": []')
+"""The usage event, without and with blanks. Quotes inside of text are escaped, so that text cannot look like it."""
 _ERROR_EVENTS: Final = (b'data: {"error"', b'data: {"object":"error"', b'data: {"object": "error"')
 
 
@@ -70,8 +70,8 @@ class Ending:
 
 
 def may_end(data: bytes) -> bool:
-    """Whether `read_ending` has to look at these events; a false alarm costs time only."""
-    return _DONE_MARK in data or _NO_CHOICES[0] in data or _NO_CHOICES[1] in data
+    """Whether `read_ending` has to look at these whole events; a false alarm costs time only."""
+    return data.endswith(_DONE_MARK) or NO_CHOICES[0] in data or NO_CHOICES[1] in data
 
 
 def read_ending(data: bytes, *, keep_usage: bool) -> Ending:
@@ -81,7 +81,7 @@ def read_ending(data: bytes, *, keep_usage: bool) -> Ending:
         stripped = item.strip()
         if stripped == DONE_EVENT:
             done = True
-        elif any(mark in item for mark in _NO_CHOICES):
+        elif any(mark in item for mark in NO_CHOICES):
             usage = _usage_of_event(stripped) or usage
             if usage is not None and not keep_usage:
                 continue

@@ -218,8 +218,8 @@ class Assignment:
     ) -> None:
         self.path = path
         self.first, self.last = first, last = replicas
-        self.output_tokens = 0
-        """Tokens that came so far; the relay counts here."""
+        self.output_tokens = 0.0
+        """Tokens that came so far."""
         self._ledger = ledger
         self._prompt_tokens = prompt_tokens
         self._output_tokens = output_tokens
@@ -244,7 +244,7 @@ class Assignment:
     @property
     def context_tokens(self) -> int:
         """Tokens in KV memory."""
-        return self._prompt_tokens + self.output_tokens
+        return self._prompt_tokens + int(self.output_tokens)
 
     def prefill_ended(self, prompt_tokens: int) -> None:
         """The context_only answer is there: `prompt_tokens` are exact now, and the KV cache waits to be pulled."""
@@ -274,17 +274,13 @@ class Assignment:
             self._publish()
             self._ledger.on_room()
 
-    def extend(self) -> None:
-        """The answer has become longer than expected: reserve as much again."""
-        if not self._released:
+    def count_output(self, tokens: float) -> None:
+        """More of the answer came. One that outgrows what was reserved for it reserves as much again."""
+        self.output_tokens += tokens
+        if self.output_tokens > self._output_tokens and not self._released:
             self.last.reserved_kv_tokens += self._output_tokens
             self._output_tokens *= 2
             self._ledger.publish(self.last)
-
-    @property
-    def expected_output_tokens(self) -> int:
-        """Output tokens that memory is reserved for."""
-        return self._output_tokens
 
     def release(self) -> None:
         """The request has left its replicas, however it ended."""

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 
 from inferencecluster.router.answers import (
     STREAM_HEADERS,
@@ -40,7 +41,7 @@ async def answer_as_stream(visit: Visit, assignment: Assignment, call: Call) -> 
         assignment.token_phase_began()
         visit.first_token()
         services.ledger.succeeded(call.entry)
-        client = await _begin_stream(visit)
+        client, writer = await _begin_stream(visit)
         meter = Meter(services.clock, services.traffic.itl, services.estimates.tokens_per_event)
         relay = Relay(
             upstream,
@@ -51,11 +52,11 @@ async def answer_as_stream(visit: Visit, assignment: Assignment, call: Call) -> 
         )
         services.watchdog.watch(relay)
         try:
-            end = await relay.run(client)
+            end = await relay.run(writer)
         finally:
             services.watchdog.forget(relay)
-            visit.output_tokens = assignment.output_tokens
-    await _end_stream(visit, client, call, end)
+            visit.output_tokens = round(assignment.output_tokens)
+    await _end_stream(visit, writer, call, end)
     return client
 
 
@@ -91,26 +92,29 @@ async def answer_from_context(visit: Visit, context: ContextAnswer) -> web.Strea
         visit.services.traffic.added_latency.observe(visit.own.seconds)
         visit.outcome = Outcome.COMPLETED
         return json_response(context.document)
-    client = await _begin_stream(visit)
-    await _write(client, finished_stream(visit.request, context.document))
+    client, writer = await _begin_stream(visit)
+    await _write(writer, finished_stream(visit.request, context.document))
     visit.outcome = Outcome.COMPLETED
     return client
 
 
-async def _begin_stream(visit: Visit) -> web.StreamResponse:
+async def _begin_stream(visit: Visit) -> tuple[web.StreamResponse, AbstractStreamWriter]:
+    """The response, its head on its way, and what its body is written to."""
     client = web.StreamResponse(headers=STREAM_HEADERS)
     try:
-        await client.prepare(visit.http)
+        writer = await client.prepare(visit.http)
     except ConnectionResetError as error:
         raise ClientGone("the client closed its connection") from error
+    if writer is None:
+        raise RuntimeError("a response was sent twice")
     visit.own.pause()
     traffic = visit.services.traffic
     traffic.added_latency.observe(visit.own.seconds)
     traffic.ttft.observe(visit.services.clock() - visit.journey.arrived_at)
-    return client
+    return client, writer
 
 
-async def _end_stream(visit: Visit, client: web.StreamResponse, call: Call, end: RelayEnd) -> None:
+async def _end_stream(visit: Visit, client: AbstractStreamWriter, call: Call, end: RelayEnd) -> None:
     services = visit.services
     if end.usage is not None:
         visit.output_tokens = end.usage.completion_tokens
@@ -171,7 +175,7 @@ def _complete_answer(call: Call, body: bytes) -> dict[str, Any]:
     return answer
 
 
-async def _write(client: web.StreamResponse, data: bytes) -> None:
+async def _write(client: AbstractStreamWriter, data: bytes) -> None:
     try:
         await client.write(data)
     except ConnectionResetError as error:

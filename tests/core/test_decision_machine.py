@@ -1,0 +1,256 @@
+"""Anything may happen in any order; what DESIGN section 7 promises must hold after each step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.strategies import UNSEEN, World, make_observation, make_spec, specs
+
+from inferencecluster.core.actions import Create, Fence
+from inferencecluster.core.decision import Decision, Memory, decide
+from inferencecluster.core.fleet import Lifecycle, PoolName, Replica, ReplicaLoad, gpus_held
+from inferencecluster.core.missing import Missing
+from inferencecluster.core.spec import ClusterSpec, ScalingMode
+from inferencecluster.core.status import DecisionRecord
+
+LOOKS_TO_SETTLE = 300
+"""Enough for every drain deadline (20 looks), back-off (60) and startup deadline (10) in a row."""
+
+
+class Operator(RuleBasedStateMachine):
+    """One cluster, its operator, and everybody who interferes with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = Memory.empty()
+        self.published: tuple[dict[PoolName, int], tuple[DecisionRecord, ...]] | None = None
+        self.rate: float = 0.0
+        self.sees_metrics = True
+        self.broken: set[PoolName] = set()
+        self.most_gpus = 0
+
+    @initialize(spec=specs())
+    def create(self, spec: ClusterSpec) -> None:
+        self.world = World(spec, starts=lambda replica: replica.home not in self.broken)
+
+    def observe_and_decide(self) -> Decision:
+        observation = make_observation(
+            self.world.spec,
+            self.world.observed(),
+            now=self.world.now,
+            rate=self.rate if self.world.routers_answer else UNSEEN,
+            metrics=None if self.sees_metrics else UNSEEN,
+        )
+        decision = decide(observation, self.memory)
+        assert decision == decide(observation, self.memory), "equal inputs gave different decisions"
+        return decision
+
+    @rule(seconds=st.sampled_from([1.0, 10.0, 60.0]))
+    def look(self, seconds: float) -> None:
+        before = dict(self.memory_targets())
+        decision = self.observe_and_decide()
+        self.check_targets(decision, before)
+        self.memory = decision.memory
+        self.published = dict(decision.targets), decision.memory.records
+        self.world.apply(decision.actions)
+        self.world.pass_time(seconds)
+
+    def memory_targets(self) -> dict[PoolName, int]:
+        targets = self.memory.targets
+        return {target.pool: target.replicas for target in targets} if targets else {}
+
+    def check_targets(self, decision: Decision, before: dict[PoolName, int]) -> None:
+        spec = self.world.spec
+        for target in decision.memory.targets or ():
+            pool = spec.pool(target.pool)
+            size = target.replicas
+            assert size <= pool.max_replicas
+            assert size >= pool.min_replicas or target.limited_by in ("nodes", "budget"), target
+            same_spec = self.memory.generation == spec.generation
+            blind = not (self.world.routers_answer and self.sees_metrics)
+            automatic = spec.mode in (ScalingMode.AUTOMATIC, ScalingMode.RECOMMEND)
+            if blind and same_spec and automatic and target.limited_by not in ("nodes", "budget"):
+                assert size >= before.get(target.pool, 0), f"shrank without signals: {target}"
+        gpus = sum(spec.pool(name).gpus_per_replica * size for name, size in decision.targets.items())
+        assert gpus <= spec.budget_gpus
+
+    @rule()
+    def crash_before_acting(self) -> None:
+        """Status is written first, then the operator dies."""
+        decision = self.observe_and_decide()
+        self.published = dict(decision.targets), decision.memory.records
+        self.restart()
+
+    @rule(share=st.floats(0.0, 1.0))
+    def crash_while_acting(self, share: float) -> None:
+        decision = self.observe_and_decide()
+        self.published = dict(decision.targets), decision.memory.records
+        self.world.apply(decision.actions[: int(share * len(decision.actions))])
+        self.restart()
+
+    def restart(self) -> None:
+        self.memory = Memory.empty()
+        if self.published is not None:
+            targets, records = self.published
+            self.memory = Memory.restored(targets, records, self.world.now)
+
+    @rule()
+    def repeat_all_writes(self) -> None:
+        """A stale cache shows the past: the same actions come again and must change nothing new."""
+        decision = self.observe_and_decide()
+        repeatable = tuple(action for action in decision.actions if not isinstance(action, Create))
+        self.world.apply(repeatable)
+        once = dict(self.world.replicas)
+        self.world.apply(repeatable)
+        refenced = {name: replace(item, fenced_at=None) for name, item in self.world.replicas.items()}
+        assert refenced == {name: replace(item, fenced_at=None) for name, item in once.items()}
+
+    @rule(rate=st.sampled_from([0.0, 1.0, 8.0, 30.0]))
+    def demand_changes(self, rate: float) -> None:
+        self.rate = rate
+
+    @rule(answers=st.booleans())
+    def routers(self, answers: bool) -> None:
+        self.world.routers_answer = answers
+
+    @rule(answers=st.booleans())
+    def prometheus(self, answers: bool) -> None:
+        self.sees_metrics = answers
+
+    @rule(pools=st.sets(st.sampled_from(PoolName), max_size=2))
+    def nodes(self, pools: set[PoolName]) -> None:
+        """Replicas of these pools find no node."""
+        self.broken = pools
+
+    @rule(spec=specs(), new_revision=st.booleans())
+    def spec_changes(self, spec: ClusterSpec, new_revision: bool) -> None:
+        now = self.world.spec
+        self.world.spec = replace(
+            spec,
+            generation=now.generation + 1,
+            revision=f"r{now.generation + 1}" if new_revision else now.revision,
+        )
+
+    def pick(self, data: st.DataObject) -> Replica:
+        return self.world.replicas[data.draw(st.sampled_from(sorted(self.world.replicas)))]
+
+    @precondition(lambda self: bool(self.world.replicas))
+    @rule(data=st.data(), in_flight=st.integers(1, 30))
+    def work_arrives(self, data: st.DataObject, in_flight: int) -> None:
+        replica = self.pick(data)
+        if replica.is_serving:
+            load = ReplicaLoad(in_flight, 1, fence_confirmed=False)
+            self.world.change(replica.name, load=load)
+
+    @precondition(lambda self: bool(self.world.replicas))
+    @rule(
+        data=st.data(), failure=st.sampled_from(["CrashLoopBackOff: exit code 1", "Evicted: disk pressure"])
+    )
+    def replica_fails(self, data: st.DataObject, failure: str) -> None:
+        replica = self.pick(data)
+        if replica.lifecycle is not Lifecycle.TERMINATING:
+            self.world.change(replica.name, lifecycle=Lifecycle.FAILED, failure=failure)
+
+    @precondition(lambda self: bool(self.world.replicas))
+    @rule(data=st.data())
+    def replica_turns_unready(self, data: st.DataObject) -> None:
+        replica = self.pick(data)
+        if replica.lifecycle is Lifecycle.READY:
+            self.world.change(replica.name, lifecycle=Lifecycle.UNREADY)
+
+    @precondition(lambda self: bool(self.world.replicas))
+    @rule(data=st.data(), seconds=st.sampled_from([5.0, 100.0]))
+    def somebody_deletes(self, data: st.DataObject, seconds: float) -> None:
+        self.world.terminate(self.pick(data).name, seconds)
+
+    @invariant()
+    def budget_holds(self) -> None:
+        """More than the budget exists only where the budget was lowered below what exists, and it never grows."""
+        if not hasattr(self, "world"):
+            return
+        held = gpus_held(self.world.observed())
+        assert held <= max(self.world.spec.budget_gpus, self.most_gpus), self.world.explain("over the budget")
+        self.most_gpus = held
+
+    def teardown(self) -> None:
+        """When the world calms down, the fleet settles, and then nothing is written any more."""
+        if not hasattr(self, "world"):
+            return
+        self.world.routers_answer, self.sees_metrics, self.broken = True, True, set()
+        quiet, looks = 0, 0
+        while quiet < 20:
+            looks += 1
+            assert looks < LOOKS_TO_SETTLE, self.world.explain("does not settle")
+            decision = self.observe_and_decide()
+            self.memory = decision.memory
+            self.world.apply(decision.actions)
+            self.world.pass_time()
+            quiet = 0 if decision.actions or decision.records else quiet + 1
+        spec = self.world.spec
+        for replica in self.world.observed():
+            # An unready replica that nobody mends is given up only after its deadline; all others serve.
+            assert replica.is_serving or replica.lifecycle is Lifecycle.UNREADY, self.world.explain(
+                "not serving"
+            )
+            assert replica.revision == spec.revision
+        for name, size in decision.targets.items():
+            count = sum(replica.home is name for replica in self.world.observed())
+            assert count == size, self.world.explain(f"{name} should have {size}")
+
+
+TestOperator = Operator.TestCase
+TestOperator.settings = settings(
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+
+
+@pytest.mark.parametrize("cut", range(8))
+def test_from_any_crash_point_the_same_fleet_is_reached(cut: int) -> None:
+    """One scale-down, killed after each write in turn, against the run that was never killed."""
+    spec = make_spec(minimum=(1, 1, 1), budget=8)
+
+    def run(kill_after: int | None) -> list[tuple[str, PoolName]]:
+        world = World(spec)
+        memory, writes = Memory.empty(), 0
+        for _ in range(120):
+            rate = 12.0 if world.now < 1200 else 0.0
+            decision = decide(make_observation(spec, world.observed(), now=world.now, rate=rate), memory)
+            memory = decision.memory
+            for action in decision.actions:
+                world.apply([action])
+                writes += 1
+                if writes == kill_after:
+                    memory = Memory.restored(dict(decision.targets), memory.records, world.now)
+                    break
+            world.pass_time()
+        assert writes > 8, "there is something to kill"
+        return [(replica.name, replica.home) for replica in world.observed()]
+
+    homes = sorted(home for _, home in run(cut + 1))
+    assert homes == sorted(home for _, home in run(None))
+
+
+def test_blind_operators_fence_nobody() -> None:
+    """Missing is not zero, all the way through."""
+    spec = make_spec(minimum=(1, 1, 0))
+    world = World(spec)
+    memory = Memory.empty()
+    for look in range(100):
+        blind = look > 40
+        rate: float | Missing = UNSEEN if blind else 12.0
+        metrics = UNSEEN if blind else None
+        decision = decide(
+            make_observation(spec, world.observed(), now=world.now, rate=rate, metrics=metrics), memory
+        )
+        memory = decision.memory
+        assert not any(isinstance(action, Fence) for action in decision.actions) or not blind
+        world.apply(decision.actions)
+        world.pass_time()
+    assert sum(replica.home is PoolName.PREFILL for replica in world.observed()) > 1
