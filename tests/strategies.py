@@ -256,6 +256,8 @@ class World:
         if not self._is(action.replica, action.uid):
             return
         replica = self.replicas[action.replica]
+        if replica.lifecycle is Lifecycle.TERMINATING:
+            return
         load = replica.load
         busy = isinstance(load, ReplicaLoad) and not load.is_idle
         served = replica.ready_at is not None and replica.lifecycle is not Lifecycle.FAILED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ BIN_SECONDS = 10.0
 
 
 def draw(scenario: Scenario, samples: Sequence[Sample], path: Path) -> None:
-    """Write an SVG or PNG (by suffix): offered tokens per second above, ready replicas and GPUs below."""
+    """Write an SVG or PNG (by suffix): offered load above, ready replicas and GPUs below."""
     import matplotlib as mpl  # noqa: PLC0415  (a second of imports that only the end of a run needs)
 
     mpl.use("agg")
@@ -29,9 +30,12 @@ def draw(scenario: Scenario, samples: Sequence[Sample], path: Path) -> None:
         ("output tokens/s (decode)", COLOURS["decode"], [r.output_tokens for r in scenario.requests]),
     ):
         times, rates = _rates([request.at for request in scenario.requests], weights, scenario.seconds)
-        demand.step(times, rates, where="post", color=colour, label=label)
-    demand.set_ylabel("offered tokens/s")
-    demand.set_yscale("log")
+        mean = sum(weights) / scenario.seconds
+        # Each phase relative to its own mean: the two differ by a factor of ten, their shapes are what matters.
+        shares = [rate / mean for rate in rates]
+        demand.step(times, shares, where="post", color=colour, label=f"{label}, mean {mean:,.0f}")
+    demand.set_ylabel("offered / mean")
+    demand.set_ylim(bottom=0)
     demand.legend(loc="upper right", fontsize=8)
     at = [sample.at for sample in samples]
     for name in POOLS:
@@ -62,10 +66,8 @@ def draw(scenario: Scenario, samples: Sequence[Sample], path: Path) -> None:
 
 
 def _rates(times: Sequence[float], weights: Sequence[int], seconds: float) -> tuple[list[float], list[float]]:
-    edges = [index * BIN_SECONDS for index in range(int(seconds / BIN_SECONDS) + 2)]
+    edges = [index * BIN_SECONDS for index in range(math.ceil(seconds / BIN_SECONDS) + 1)]
     totals = [0.0] * (len(edges) - 1)
     for time, weight in zip(times, weights, strict=True):
         totals[min(int(time / BIN_SECONDS), len(totals) - 1)] += weight
-    return edges[:-1], [
-        max(total / (b - a), 0.1) for total, (a, b) in zip(totals, pairwise(edges), strict=True)
-    ]
+    return edges[:-1], [total / (b - a) for total, (a, b) in zip(totals, pairwise(edges), strict=True)]

@@ -71,12 +71,14 @@ class AuditLog:
             reference = entry.get("objectRef") or {}
             if (reference.get("resource"), reference.get("namespace")) != ("pods", namespace):
                 continue
+            if entry["verb"] not in ("create", "delete"):
+                continue
             if reference.get("subresource") or entry["responseStatus"]["code"] >= 300:
                 continue
             name = reference.get("name") or entry["responseObject"]["metadata"]["name"]
             if entry["verb"] == "create":
                 held[name] = _gpus(entry["responseObject"])
-            elif entry["verb"] == "delete" and _removed(entry):
+            elif _removed(entry):
                 held.pop(name, None)
             else:
                 continue

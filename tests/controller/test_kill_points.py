@@ -97,3 +97,37 @@ def test_an_operator_that_is_killed_after_any_call_ends_with_the_same_fleet() ->
         assert found == (undisturbed.fleet, undisturbed.sizes, undisturbed.children), (
             f"killed after call {point}"
         )
+
+
+async def _grow(crash_after: int | None) -> World:
+    """Demand rises once and stays; the operator may die on the way up."""
+    world = World()
+    world.server.put(node())
+    world.server.put(cluster())
+    world.add_router()
+
+    async def rise() -> None:
+        await asyncio.sleep(40)
+        world.routers.arrive(60)
+
+    story = asyncio.create_task(rise())
+    if crash_after is not None:
+        async with operating(world, crash_after=crash_after) as client:
+            await client.crashed.wait()
+        await asyncio.sleep(RESTART_SECONDS)
+    async with operating(world):
+        await story
+        await asyncio.sleep(120)
+    return world
+
+
+@pytest.mark.timeout(300)
+def test_an_operator_that_is_killed_while_it_grows_a_pool_takes_nothing_back() -> None:
+    undisturbed = run_virtual(_grow(None))
+    assert len(undisturbed.fleet()) > 2
+    calls = sum(call.verb not in ("list", "watch") for call in undisturbed.server.calls)
+    for point in range(1, calls + 1):
+        world = run_virtual(_grow(point))
+        removals = [write for write in world.server.writes if write.startswith("delete pods")]
+        fenced = [home for home in world.fleet().values() if home.endswith("!")]
+        assert (removals, fenced) == ([], []), f"killed after call {point}"

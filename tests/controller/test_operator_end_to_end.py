@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from datetime import datetime
 
 import pytest
 from tests.fakes.apiserver import ApiError, Call, Manifest
@@ -447,9 +445,7 @@ def test_the_operators_own_writes_do_not_bring_a_sizing_tick_forward() -> None:
             await asyncio.sleep(60)
             world.routers.arrive(60)
             await asyncio.sleep(300)
-        times = [entry["time"] for entry in world.status()["decisions"] if entry["pool"] == "prefill"]
-        seconds = sorted({datetime.fromisoformat(time).timestamp() for time in times})
-        assert len(seconds) > 1
-        assert all(later - earlier >= 13 for earlier, later in itertools.pairwise(seconds))
+        assert len(world.fleet()) > 2
+        assert len(world.metrics.queries) <= 360 / 15 + 1
 
     run_virtual(scenario())

@@ -271,7 +271,8 @@ class World:
 async def operating(world: World, *, crash_after: int | None = None) -> AsyncIterator[FakeClient]:
     """One operator process for as long as the block runs; a watch stands in for kopf's."""
     client = FakeClient(world.server, crash_after=crash_after)
-    board = MetricsBoard(world.metrics, window_seconds=60, fresh_seconds=2.0)
+    # Never fresh: each sizing tick asks, and can be counted.
+    board = MetricsBoard(world.metrics, window_seconds=60, fresh_seconds=0.0)
     operator = Operator(read_settings({}), client, world.routers, board, world.clock)
     clusters: Informer[Manifest]
 

@@ -104,6 +104,7 @@ class Informer(Generic[T]):
             except VersionExpired:
                 # The items stay as they are until the new list replaces them: old is better than empty.
                 self._streaming = False
+                self._resource_version = ""
                 wait = self._backoff.fail()
                 _logger.info("resource version expired, listing again", extra=self._about())
             except (ObservationError, ApplyError) as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -49,6 +48,7 @@ class Elector:
         self._clock = clock
         self._seen: Manifest | None = None
         self._seen_at = 0.0
+        self._renewed_at = 0.0
 
     async def acquire(self) -> None:
         """Return once this process leads."""
@@ -62,15 +62,12 @@ class Elector:
                 _logger.info("could not take the lease, retrying", extra={"error": str(error)})
             await self._clock.sleep(RETRY_SECONDS)
 
-    async def keep(self, *, on_renewal: Callable[[], None] = lambda: None) -> None:
+    async def keep(self) -> None:
         """Renew until cancelled. Raises `LeadershipLost` no later than `RENEW_DEADLINE_SECONDS` after the last renewal."""
-        renewed_at = self._clock.monotonic()
         while True:
             await self._clock.sleep(RETRY_SECONDS)
-            left = renewed_at + RENEW_DEADLINE_SECONDS - self._clock.monotonic()
-            started_at = self._clock.monotonic()
             try:
-                async with asyncio.timeout(max(0.0, left)):
+                async with asyncio.timeout(max(0.0, self._seconds_left())):
                     if not await self._try():
                         raise LeadershipLost(f"{self._holder()} holds the lease now")
             except Conflict as error:
@@ -78,12 +75,11 @@ class Elector:
                 _logger.info("the lease changed while it was renewed", extra={"error": str(error)})
             except (ObservationError, ApplyError, TimeoutError) as error:
                 _logger.warning("the lease was not renewed", extra={"error": str(error)})
-            else:
-                # Counted from before the write: others count from when they see it, which is later.
-                renewed_at = started_at
-                on_renewal()
-            if self._clock.monotonic() - renewed_at >= RENEW_DEADLINE_SECONDS:
+            if self._seconds_left() <= 0:
                 raise LeadershipLost(f"no renewal in {RENEW_DEADLINE_SECONDS:.0f} s")
+
+    def _seconds_left(self) -> float:
+        return self._renewed_at + RENEW_DEADLINE_SECONDS - self._clock.monotonic()
 
     async def release(self) -> None:
         """Give the Lease back, so that another takes it at once instead of after `LEASE_SECONDS`."""
@@ -95,9 +91,11 @@ class Elector:
     async def _try(self) -> bool:
         """Take or renew the Lease; False while another holds it."""
         lease = await self._read()
-        now = self._clock.now()
+        # Taken before the write: others count from when they see it, and the answer may be long on its way.
+        now, written_at = self._clock.now(), self._clock.monotonic()
         if lease is None:
             self._see(await self._client.create(self._new_lease(now)))
+            self._renewed_at = written_at
             return True
         if self._seen is None or _spec(self._seen) != _spec(lease):
             self._see(lease)
@@ -117,6 +115,7 @@ class Elector:
             renewed["acquireTime"] = micro_timestamp(now)
             renewed["leaseTransitions"] = int(spec.get("leaseTransitions", 0)) + 1
         self._see(await self._client.replace({**lease, "spec": renewed}))
+        self._renewed_at = written_at
         return True
 
     async def _read(self) -> Manifest | None:
