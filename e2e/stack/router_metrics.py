@@ -11,7 +11,7 @@ TIMEOUT_SECONDS = 10.0
 
 
 def requests_by_path(url: str) -> dict[str, int]:
-    """Finished requests by the kind of path (disaggregated, mixed, borrowed), whatever their outcome.
+    """Finished requests by the kind of path (disaggregated, mixed, borrowed), whatever their outcome; paths that none took are absent.
 
     Raises `OSError` when the router does not answer.
     """
@@ -20,6 +20,6 @@ def requests_by_path(url: str) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            if sample.name == "inferencecluster_router_requests_total":
+            if sample.name == "inferencecluster_router_requests_total" and sample.value:
                 counts[sample.labels["path"]] += int(sample.value)
     return dict(sorted(counts.items()))

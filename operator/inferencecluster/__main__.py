@@ -8,6 +8,7 @@ import os
 import sys
 
 import uvloop
+from prometheus_client import disable_created_metrics
 
 from inferencecluster.controller.logs import configure_logging
 from inferencecluster.controller.process import run_process
@@ -25,6 +26,8 @@ def main() -> None:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
     configure_logging(settings.log_level)
+    # A second series beside every counter, which nobody reads.
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_process(settings, on_leadership_lost=_end_now))

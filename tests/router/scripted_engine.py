@@ -6,12 +6,25 @@ import asyncio
 import json
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 
 CONTEXT, GENERATION, WHOLE = "context_only", "generation_only", "whole"
 PROMPT_IDS = [101, 102, 103, 104, 105]
+
+
+class Waitable(Protocol):
+    """An event, or what never comes."""
+
+    async def wait(self) -> object: ...
+
+
+class Never:
+    """An event that nobody sets, on whatever event loop."""
+
+    async def wait(self) -> object:
+        return await asyncio.get_running_loop().create_future()
 
 
 @dataclass(slots=True)
@@ -21,7 +34,7 @@ class Behaviour:
     status: int = 200
     body: str | None = None
     """Instead of the usual answer."""
-    gate: asyncio.Event | None = None
+    gate: Waitable | None = None
     """Nothing is answered before it is set."""
     reset: bool = False
     """Cut the connection instead of answering."""
@@ -31,7 +44,7 @@ class Behaviour:
     """Overrides fields of the context answer's disaggregated_params."""
     no_parameters: bool = False
     choices: int = 1
-    pause: asyncio.Event | None = None
+    pause: Waitable | None = None
     """A stream waits for it after its first token."""
     reset_after: int | None = None
     """Cut the connection after so many tokens of a stream."""
@@ -39,6 +52,8 @@ class Behaviour:
     """End the body properly, but without [DONE]."""
     error_event: bool = False
     """Send an error event instead of the second token, and end."""
+    tail: bytes = b""
+    """Sent at the end of a stream that ends short."""
     split: bool = False
     """Send every event in two pieces."""
 
@@ -97,7 +112,8 @@ class ScriptedEngine:
         document = json.loads(await request.read())
         parameters = document.get("disaggregated_params") or {}
         kind = parameters.get("request_type", WHOLE)
-        self.seen.append(Seen(kind, request.path, document, dict(request.headers)))
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.seen.append(Seen(kind, request.path, document, headers))
         queued = self._next[kind]
         behaviour = queued.popleft() if queued else self.always[kind]
         try:
@@ -194,6 +210,8 @@ async def _stream(
         if number == 1 and behaviour.pause is not None:
             await behaviour.pause.wait()
     if behaviour.ends_short:
+        if behaviour.tail:
+            await response.write(behaviour.tail)
         return response
     if (document.get("stream_options") or {}).get("include_usage"):
         await _send(response, {"id": "gen-1", "choices": [], "usage": _usage(behaviour)}, split=False)

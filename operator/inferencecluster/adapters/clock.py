@@ -49,11 +49,6 @@ class Backoff:
         self._jitter = jitter
         self._failures = 0
 
-    @property
-    def failures(self) -> int:
-        """Failures since the last success."""
-        return self._failures
-
     def fail(self, at_least: float = 0.0) -> float:
         """Count a failure; seconds to wait before the next attempt, never under `at_least` (a Retry-After)."""
         # 2**16 times any first wait is beyond every longest: the exponent must not grow without bound.

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -299,7 +299,9 @@ async def run_process(settings: Settings, *, on_leadership_lost: Callable[[], No
             for task in running:
                 task.cancel()
         if settings.lease_name:
-            await elector.release()
+            with suppress(ApplyError, ObservationError):
+                # Only a favour to the next leader, who otherwise waits for the lease to run out.
+                await elector.release()
 
 
 async def _keep(elector: Elector, on_lost: Callable[[], None]) -> None:

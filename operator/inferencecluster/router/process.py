@@ -66,11 +66,13 @@ class RouterProcess:
         self._configuration = configuration
         self._sources = sources
         self._clock = clock
+        self._stop = asyncio.Event()
+        self._failure: BaseException | None = None
         self.standing = Standing(started_at=clock.now())
         instance = secrets.token_hex(8)
         ledger, traffic = Ledger(loop), Traffic()
         dispatcher = Dispatcher(ledger, configuration.queue, stopwatch)
-        self._services = Services(
+        self.services = Services(
             ledger=ledger,
             dispatcher=dispatcher,
             engines=EngineClient(connect_seconds=configuration.patience.connect_seconds),
@@ -90,11 +92,11 @@ class RouterProcess:
             synced=lambda: sources.fleet.synced,
             now=clock.now,
         )
-        self._api = Api(self._services, surroundings, instance=instance)
+        self._api = Api(self.services, surroundings, instance=instance)
 
     @asynccontextmanager
     async def serving(self, *, host: str) -> AsyncIterator[int]:
-        """Serve on `host` while the context lasts; yields the port. Fails when a source's task does."""
+        """Serve on `host` while the context lasts; yields the port."""
         application = self._api.application(max_body_bytes=self._configuration.max_body_bytes)
         runner = web.AppRunner(
             application,
@@ -104,22 +106,32 @@ class RouterProcess:
             shutdown_timeout=_SHUTDOWN_SECONDS,
         )
         await runner.setup()
-        try:
-            async with (
-                self._services.engines,
-                _background(
-                    self._sources.fleet.run(self._services.ledger.update),
-                    self._sources.settings.run(self._configure),
-                    self._services.watchdog.run(),
-                ),
-            ):
-                site = web.TCPSite(runner, host, self._configuration.port)
-                await site.start()
+        work = (
+            self._sources.fleet.run(self.services.ledger.update),
+            self._sources.settings.run(self._configure),
+            self.services.watchdog.run(),
+        )
+        async with self.services.engines, _background(*work, on_end=self._background_ended):
+            try:
+                await web.TCPSite(runner, host, self._configuration.port).start()
                 port = int(runner.addresses[0][1])
                 _logger.info("router serves", extra={"host": host, "port": port})
                 yield port
-        finally:
-            await runner.cleanup()
+            finally:
+                await runner.cleanup()
+
+    def stop(self) -> None:
+        """End `stopped`."""
+        self._stop.set()
+
+    async def stopped(self) -> None:
+        """Return when somebody asks the process to end, or when it cannot go on."""
+        await self._stop.wait()
+
+    def raise_failure(self) -> None:
+        """Raise what made the process unable to go on, if anything did."""
+        if self._failure is not None:
+            raise self._failure
 
     async def leave(self) -> None:
         """Not ready from now on; accept for the notice; return once every request has been answered.
@@ -133,7 +145,14 @@ class RouterProcess:
         standing.closed = True
         while standing.active:
             await self._clock.sleep(_IDLE_LOOK_SECONDS)
-        _logger.info("router has answered everything", extra={"requests": self._services.traffic.requests})
+        _logger.info("router has answered everything", extra={"requests": self.services.traffic.requests})
+
+    def _background_ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            return
+        self._failure = task.exception() or RuntimeError("a source ended by itself")
+        _logger.error("source failed", exc_info=self._failure)
+        self._stop.set()
 
     def _model(self) -> str:
         return self.standing.settings.model if self.standing.settings else ""
@@ -150,31 +169,36 @@ class RouterProcess:
                 },
             )
         self.standing.settings = settings
-        self._services.dispatcher.configure(settings)
+        self.services.dispatcher.configure(settings)
 
 
 @asynccontextmanager
-async def _background(*work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Runs `work` beside the body; a failure of one ends all, and is raised."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(item) for item in work]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
+async def _background(
+    *work: Coroutine[None, None, None], on_end: Callable[[asyncio.Task[None]], None]
+) -> AsyncIterator[None]:
+    """Runs `work` beside the body; `on_end` hears of whatever ends before the body does."""
+    tasks = [asyncio.create_task(item) for item in work]
+    for task in tasks:
+        task.add_done_callback(on_end)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.remove_done_callback(on_end)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def run(process: RouterProcess, *, host: str) -> None:
-    """Serve until SIGTERM or SIGINT, then leave in order."""
-    stop = asyncio.Event()
+    """Serve until SIGTERM or SIGINT, then leave in order. Raises what ended a source, which nothing should."""
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
+        loop.add_signal_handler(name, process.stop)
     async with process.serving(host=host):
         gc.collect()
         # What exists by now lives as long as the process: no collection has to look at it again.
         gc.freeze()
         gc.set_threshold(_GARBAGE_THRESHOLD)
-        await stop.wait()
+        await process.stopped()
         await process.leave()
+    process.raise_failure()

@@ -1,3 +1,5 @@
+"""A router in this process, over real HTTP, with a fleet and settings that tests change."""
+
 from __future__ import annotations
 
 import asyncio
@@ -9,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
-import pytest
 
 from inferencecluster.adapters.clock import SystemClock
 from inferencecluster.core.fleet import PoolName
@@ -22,7 +23,7 @@ from inferencecluster.router.sources import (
     RouterSettings,
     SettingsListener,
 )
-from scripted_engine import ScriptedEngine
+from tests.router.scripted_engine import ScriptedEngine
 
 SETTINGS = RouterSettings(
     model="served",
@@ -31,6 +32,14 @@ SETTINGS = RouterSettings(
     max_queue_seconds=30.0,
     kv_transfer_timeout_seconds=60.0,
 )
+
+ENVIRONMENT = {
+    "IC_ROUTER_PORT": "0",
+    "IC_NOTICE_SECONDS": "0",
+    "IC_CLUSTER": "c",
+    "IC_NAMESPACE": "n",
+}
+PAIR = {"p0": "prefill", "d0": "decode"}
 
 
 class MemoryFleet:
@@ -137,7 +146,9 @@ class RouterUnderTest:
 def request_document(path: str = "/v1/completions", **fields: Any) -> dict[str, Any]:
     """A request of 5 tokens for 16."""
     prompt = (
-        {"messages": [{"role": "user", "content": "hello"}]} if "chat" in path else {"prompt": [1, 2, 3, 4, 5]}
+        {"messages": [{"role": "user", "content": "hello"}]}
+        if "chat" in path
+        else {"prompt": [1, 2, 3, 4, 5]}
     )
     return {"model": "served", "max_tokens": 16, **prompt, **fields}
 
@@ -155,30 +166,15 @@ async def eventually(check: Callable[[], Any], *, seconds: float = 5.0) -> None:
         await asyncio.sleep(0.01)
 
 
-@pytest.fixture
-async def start_router() -> AsyncIterator[Callable[..., Any]]:
-    """`await start_router({"p0": "prefill", "d0": "decode"}, settings=..., environment=...)`."""
-    async with AsyncExitStack() as stack:
-
-        async def start(
-            pools: dict[str, str],
-            *,
-            settings: RouterSettings | None = SETTINGS,
-            environment: dict[str, str] | None = None,
-            **fields: Any,
-        ) -> RouterUnderTest:
-            return await stack.enter_async_context(_router(pools, settings, environment or {}, fields))
-
-        yield start
-
-
 @asynccontextmanager
-async def _router(
+async def running_router(
     pools: dict[str, str],
-    settings: RouterSettings | None,
-    environment: dict[str, str],
-    fields: dict[str, Any],
+    *,
+    settings: RouterSettings | None = SETTINGS,
+    environment: dict[str, str] | None = None,
+    **fields: Any,
 ) -> AsyncIterator[RouterUnderTest]:
+    """A router over one scripted engine per entry of `pools` (name -> pool); `fields` of every replica's record."""
     async with AsyncExitStack() as stack:
         fleet = MemoryFleet()
         engines = {}
@@ -196,10 +192,9 @@ async def _router(
                 max_batch_size=64,
             )
             fleet.put(replace(record, **fields))
-        environment = {"IC_ROUTER_PORT": "0", "IC_NOTICE_SECONDS": "0", "IC_CLUSTER": "c", "IC_NAMESPACE": "n"} | environment
         memory_settings = MemorySettings(settings)
         process = RouterProcess(
-            read_configuration(environment),
+            read_configuration({**ENVIRONMENT, **(environment or {})}),
             Sources(fleet, memory_settings),
             SystemClock(),
             stopwatch=time.monotonic,
