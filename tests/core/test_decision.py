@@ -151,6 +151,20 @@ class TestModes:
         assert targets_of(decision) == (1, 1, 0)
         assert decision.status.pools[0].recommended > 1
 
+    def test_and_it_does_not_wait_for_windows_that_bind_nobody(self) -> None:
+        slow = replace(NO_DELAY, scale_up=replace(NO_DELAY.scale_up, stabilization_window_seconds=600.0))
+        spec = replace(SPEC, mode=ScalingMode.FIXED, behavior=slow)
+        decision = decide(make_observation(spec, make_fleet(1, 1), rate=LOADED), restored(1, 1, 0))
+        assert decision.status.pools[0].recommended > 1
+
+    def test_automatic_takes_over_from_the_sizes_that_were_set(self) -> None:
+        external = replace(SPEC, mode=ScalingMode.EXTERNAL)
+        observation = make_observation(external, make_fleet(1, 1), external=sizes(3, 2, 1))
+        first = decide(observation, restored(1, 1, 0))
+        spec = replace(SPEC, generation=2)
+        blind = make_observation(spec, make_fleet(1, 1), now=1010.0, rate=UNSEEN, metrics=UNSEEN)
+        assert targets_of(decide(blind, first.memory)) == (3, 2, 1)
+
     def test_fixed_is_the_minimum(self) -> None:
         spec = replace(SPEC, mode=ScalingMode.FIXED)
         decision = decide(make_observation(spec, make_fleet(3, 3, 1), rate=LOADED), restored(3, 3, 1))

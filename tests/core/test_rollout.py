@@ -115,6 +115,8 @@ def test_prefill_and_decode_leave_in_step(
 def test_old_replicas_that_never_served_go_at_once() -> None:
     fleet = [old(0, PREFILL), old(1, PREFILL, lifecycle=Lifecycle.STARTING), old(2, DECODE)]
     assert steps_of(plan(fleet, sizes(2, 1), spec=make_spec(budget=3))) == ["delete 1"]
+    replaced = [*fleet, make_replica(3, PREFILL), make_replica(4, DECODE)]
+    assert steps_of(plan(replaced, sizes(1, 1))) == ["delete 1", "fence 0", "fence 2"]
 
 
 def test_unready_old_replicas_go_before_ready_ones() -> None:
@@ -122,6 +124,17 @@ def test_unready_old_replicas_go_before_ready_ones() -> None:
     fleet.append(old(5, PREFILL, lifecycle=Lifecycle.UNREADY))
     steps = steps_of(plan(fleet, sizes(2, 2)))
     assert [step for step in steps if "fence" in step] == ["fence 5", "fence 21"]
+
+
+def test_unready_old_replicas_go_before_ready_ones_without_a_partner() -> None:
+    fleet = [
+        make_replica(0, PREFILL, revision="r8", lifecycle=Lifecycle.UNREADY),
+        make_replica(1, PREFILL, revision="r9"),
+        make_replica(2, DECODE, revision="r8"),
+        make_replica(3, PREFILL),
+        make_replica(4, DECODE),
+    ]
+    assert steps_of(plan(fleet, sizes(2, 2), spec=make_spec(budget=5))) == ["fence 0"]
 
 
 def test_a_changed_shape_is_a_rollout_too() -> None:
@@ -140,12 +153,12 @@ def test_old_pairs_go_when_mixed_takes_over() -> None:
 
 def test_of_two_old_revisions_the_smaller_goes_first_in_both_pools() -> None:
     fleet = [
-        make_replica(0, PREFILL, revision="r8"),
-        make_replica(1, PREFILL, revision="r9"),
-        make_replica(2, PREFILL, revision="r9"),
-        make_replica(3, DECODE, revision="r8"),
-        make_replica(4, DECODE, revision="r9"),
-        make_replica(5, DECODE, revision="r9"),
+        make_replica(0, PREFILL, revision="r9"),
+        make_replica(1, PREFILL, revision="r8"),
+        make_replica(2, PREFILL, revision="r8"),
+        make_replica(3, DECODE, revision="r9"),
+        make_replica(4, DECODE, revision="r8"),
+        make_replica(5, DECODE, revision="r8"),
         make_replica(6, PREFILL),
         make_replica(7, DECODE),
     ]
@@ -155,10 +168,10 @@ def test_of_two_old_revisions_the_smaller_goes_first_in_both_pools() -> None:
 
 def test_of_two_old_revisions_the_one_without_a_partner_goes_first() -> None:
     fleet = [
-        make_replica(0, PREFILL, revision="r9"),
-        make_replica(1, PREFILL, revision="r8"),
-        make_replica(2, PREFILL, revision="r8"),
-        make_replica(3, DECODE, revision="r9"),
+        make_replica(0, PREFILL, revision="r8"),
+        make_replica(1, PREFILL, revision="r9"),
+        make_replica(2, PREFILL, revision="r9"),
+        make_replica(3, DECODE, revision="r8"),
         make_replica(4, PREFILL),
         make_replica(5, DECODE),
     ]
@@ -170,8 +183,12 @@ class TestMakingRoom:
     """One old replica drains so that a new one fits."""
 
     def test_the_larger_pool_gives_way(self) -> None:
-        fleet = [old(0, PREFILL), old(1, DECODE), old(2, DECODE)]
-        assert steps_of(plan(fleet, sizes(1, 2), spec=make_spec(budget=3))) == ["fence 2"]
+        fleet = [old(0, PREFILL), old(1, PREFILL), old(2, DECODE)]
+        assert steps_of(plan(fleet, sizes(2, 1), spec=make_spec(budget=3))) == ["fence 1"]
+
+    def test_decode_gives_way_among_equals(self) -> None:
+        fleet = [old(0, PREFILL), old(1, DECODE)]
+        assert steps_of(plan(fleet, sizes(1, 1), spec=make_spec(budget=2))) == ["fence 1"]
 
     def test_the_pool_that_can_spare_one_gives_way(self) -> None:
         fleet = [old(0, PREFILL), make_replica(1, PREFILL), old(2, DECODE), old(3, DECODE)]

@@ -366,6 +366,12 @@ def test_the_receiver_keeps_serving_while_it_takes_over_from_nobody() -> None:
     assert outcome == Blocked("Starting", "c-engine-0 to become ready")
 
 
+def test_the_last_replica_serves_while_others_start_even_without_room_for_all() -> None:
+    fleet = [make_replica(0, PREFILL), make_replica(1, MIXED, lifecycle=Lifecycle.STARTING)]
+    outcome = plan(fleet, sizes(0, 0, 2), spec=make_spec(budget=2))
+    assert outcome == Blocked("Starting", "c-engine-1 to become ready")
+
+
 class TestDeletion:
     """Of the whole cluster."""
 

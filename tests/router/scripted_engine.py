@@ -205,6 +205,8 @@ async def _stream(
             _cut(request)
             return response
         if number == 1 and behaviour.error_event:
+            # Apart from the first token: together with it, nothing would have been sent yet, and it is tried again.
+            await asyncio.sleep(0.05)
             await _send(response, {"error": {"message": "scripted", "code": 500}}, split=False)
             return response
         if number == 1 and behaviour.pause is not None:

@@ -217,14 +217,11 @@ def _decide_sizes(memory: Memory, observation: Observation, request: AllocationR
         # Sizes stay: a pool that shrank to what its nodes hold would never grow back.
         asked = replace(asked, given_up=MappingProxyType({}))
     _, targets = allocate(AllocationMemory.restored(present, now), asked)
-    if spec.mode is ScalingMode.RECOMMEND:
-        allocation, recommended = allocate(memory.allocation, request)
-        return _Sizes(allocation, targets, recommended)
-    # Demand's own choice is told beside, without windows and rates: nobody acts on it.
-    unhurried = replace(request, spec=replace(spec, mode=ScalingMode.FIXED))
-    _, recommended = allocate(AllocationMemory.empty(), unhurried)
-    sizes = {target.pool: target.replicas for target in targets}
-    return _Sizes(AllocationMemory.restored(sizes, now), targets, recommended)
+    allocation, recommended = allocate(memory.allocation, request)
+    if spec.mode is not ScalingMode.RECOMMEND:
+        # When demand takes over, it starts from the sizes that were set.
+        allocation = AllocationMemory.restored({item.pool: item.replicas for item in targets}, now)
+    return _Sizes(allocation, targets, recommended)
 
 
 def _is_due(memory: Memory, observation: Observation) -> bool:

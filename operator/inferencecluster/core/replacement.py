@@ -87,7 +87,7 @@ class BackOff:
     replicas: int
     """Given up since the last try."""
     uids: frozenset[str]
-    """Those given up that still exist: a deletion takes a moment, and they are counted once."""
+    """Those that existed when it began: a deletion takes a moment, and they are counted once."""
     reason: str
     message: str
     generation: int
@@ -175,8 +175,6 @@ def _still_known(back_off: BackOff | None, name: PoolName, observation: Observat
         return None
     if now >= back_off.until + spec.startup_deadline_seconds + TROUBLE_IS_OVER_SECONDS:
         return None
-    existing = {replica.uid for replica in observation.replicas}
-    back_off = replace(back_off, uids=back_off.uids & existing)
     capacity = observation.capacity_of(name)
     if isinstance(capacity, Missing) or isinstance(back_off.free_gpus, Missing):
         return back_off

@@ -69,10 +69,8 @@ def first_to_make_room(
 def _share_served(
     spec: ClusterSpec, replicas: tuple[Replica, ...], targets: Mapping[PoolName, int]
 ) -> Fraction:
-    """What part of the cluster's work replicas of the newest revision can do, 0 to 1."""
+    """What part of the disaggregated work replicas of the newest revision can do, 0 to 1."""
     needed = [name for name in _PARTNER if targets[name] > 0]
-    if not needed and targets[PoolName.MIXED] > 0:
-        needed = [PoolName.MIXED]
     shares = [Fraction(_serving_new(spec, replicas, name), targets[name]) for name in needed]
     return min([Fraction(1), *shares])
 

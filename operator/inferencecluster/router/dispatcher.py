@@ -94,8 +94,10 @@ class Dispatcher:
         """
         ticket.attempts += 1
         first_time = ticket.attempts == 1
-        reason = HoldReason.ALL_FULL
-        if not self._arrivals or not first_time:
+        if first_time and self._arrivals:
+            # First come, first served: whatever holds the first one holds this one.
+            reason = next(iter(self._arrivals)).reason
+        else:
             decision = route(request, self._ledger.fleet, self._policy)
             if not isinstance(decision, Hold):
                 if first_time:
