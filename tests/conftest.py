@@ -1,4 +1,4 @@
-"""The one option of the suite: golden files change only when somebody asks for it."""
+"""The one option of the suite (golden files change only when somebody asks for it), and hypothesis without a clock."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine must not fail a property: how long an example takes is for the benches.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

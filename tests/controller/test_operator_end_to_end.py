@@ -233,6 +233,25 @@ def test_a_child_that_somebody_deletes_comes_back(plural: str, name: str) -> Non
     run_virtual(scenario())
 
 
+def test_an_evicted_replica_that_had_served_is_replaced_at_once() -> None:
+    def evict(pod: Manifest) -> None:
+        """As the kubelet leaves it: no Ready condition tells any more that the Pod ever served."""
+        pod["status"] = {"phase": "Failed", "reason": "Evicted", "message": "the node was low on memory"}
+
+    async def scenario() -> None:
+        world = world_with()
+        async with operating(world):
+            await asyncio.sleep(60)
+            world.kubelet_runs = False
+            world.server.change("pods", "default", "demo-engine-0", evict)
+            await asyncio.sleep(2)
+            world.kubelet_runs = True
+            await asyncio.sleep(8)
+            assert world.fleet() == {"demo-engine-1": "decode", "demo-engine-2": "prefill"}
+
+    run_virtual(scenario())
+
+
 def test_a_child_that_somebody_changes_is_put_right() -> None:
     async def scenario() -> None:
         world = world_with()

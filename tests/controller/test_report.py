@@ -17,6 +17,7 @@ from inferencecluster.controller.report import (
     is_news,
     override_conditions,
     records_of,
+    settled_generation_of,
     status_manifest,
     targets_of,
 )
@@ -85,6 +86,20 @@ def test_a_status_says_everything_that_the_columns_show() -> None:
     assert status.summary is not None
     assert (status.summary.prefill, status.summary.gpus) == ("2/2", "12/16")
     assert targets_of(status) == {PoolName.PREFILL: 2, PoolName.DECODE: 2, PoolName.MIXED: 2}
+
+
+@pytest.mark.parametrize(
+    ("reconciling", "settled"),
+    [
+        pytest.param(ConditionStatus.FALSE, True, id="rolled out"),
+        pytest.param(ConditionStatus.TRUE, False, id="still rolling out"),
+    ],
+)
+def test_a_restart_knows_whether_the_generation_was_rolled_out(
+    reconciling: ConditionStatus, settled: bool
+) -> None:
+    status = build(core_status(condition(ConditionType.RECONCILING, reconciling)))
+    assert settled_generation_of(status) == (status.observed_generation if settled else -1)
 
 
 def test_a_condition_keeps_its_time_until_its_status_flips() -> None:

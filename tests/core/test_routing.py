@@ -198,7 +198,7 @@ def test_where_a_request_goes(fleet: list[ReplicaView], decision: Decision) -> N
     assert route(REQUEST, Fleet(fleet), POLICY) == decision
 
 
-@pytest.mark.parametrize(("fleet", "decision"), [case for case in CASES if len(case.values[0]) <= 4])
+@pytest.mark.parametrize(("fleet", "decision"), CASES)
 def test_the_order_in_which_replicas_became_known_does_not_matter(
     fleet: list[ReplicaView], decision: Decision
 ) -> None:
@@ -301,13 +301,17 @@ def plainly(request: RoutingRequest, fleet: list[ReplicaView]) -> Decision:
         return Whole(min(mixed, key=lambda v: (v.pending_prefill_tokens, v.name)).name, borrowed=False)
     if both:
         return Whole(_lender(both), borrowed=True)
+    return Hold(_reason(request, fleet))
+
+
+def _reason(request: RoutingRequest, fleet: list[ReplicaView]) -> HoldReason:
     if not any(view.serving and view.name not in request.excluded for view in fleet):
-        return Hold(HoldReason.NO_REPLICA)
-    if any(view.home is PoolName.DECODE and view.name in token for view in fleet):
-        return Hold(HoldReason.PREFILL_FULL)
-    if any(view.home is PoolName.PREFILL and view.name in prompt for view in fleet):
-        return Hold(HoldReason.DECODE_FULL)
-    return Hold(HoldReason.ALL_FULL)
+        return HoldReason.NO_REPLICA
+    if any(view.home is PoolName.DECODE and has_room(view, request)[1] for view in fleet):
+        return HoldReason.PREFILL_FULL
+    if any(view.home is PoolName.PREFILL and has_room(view, request)[0] for view in fleet):
+        return HoldReason.DECODE_FULL
+    return HoldReason.ALL_FULL
 
 
 def _memory(view: ReplicaView) -> tuple[bool, float, int, str]:

@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.strategies import (
     DRAINED,
     IDLE,
     UNSEEN,
     World,
-    fleets,
     make_fleet,
     make_replica,
     make_spec,
@@ -62,8 +59,12 @@ def short(action: Action) -> str:
             return f"delete{'!' if action.forced else ''} {action.uid.split('-')[1]}"
 
 
+def actions_of(outcome: Outcome) -> tuple[Action, ...]:
+    return outcome.actions if isinstance(outcome, Progress) else ()
+
+
 def steps_of(outcome: Outcome) -> list[str]:
-    return [short(action) for action in outcome.actions] if isinstance(outcome, Progress) else []
+    return [short(action) for action in actions_of(outcome)]
 
 
 def drive(world: World, targets: dict[PoolName, int], limit: int = 60) -> list[str]:
@@ -76,7 +77,7 @@ def drive(world: World, targets: dict[PoolName, int], limit: int = 60) -> list[s
         done = ", ".join(steps_of(outcome)) or "."
         if done != "." or steps[-1:] != ["."]:
             steps.append(done)
-        world.apply(outcome.actions if isinstance(outcome, Progress) else ())
+        world.apply(actions_of(outcome))
         world.pass_time()
     raise AssertionError(world.explain(f"not settled after {limit} steps"))
 
@@ -391,7 +392,7 @@ class TestDeletion:
             if isinstance(outcome, Complete):
                 break
             steps.append(", ".join(steps_of(outcome)) or ".")
-            world.apply(outcome.actions if isinstance(outcome, Progress) else ())
+            world.apply(actions_of(outcome))
             world.pass_time()
         assert steps == [
             "delete 3, delete 2, fence 1, fence 0",
@@ -411,38 +412,3 @@ class TestDeletion:
         replicas = (draining(0, load=busy(1)),)
         outcome = plan_deletion(now=1000.0, spec=SPEC, replicas=replicas)
         assert isinstance(outcome, Blocked)
-
-
-targets_of_pools = st.builds(sizes, st.integers(0, 4), st.integers(0, 4), st.integers(0, 2))
-
-
-@given(fleets(), targets_of_pools, st.integers(1, 12))
-def test_every_plan_is_safe_for_every_fleet(
-    fleet: tuple[Replica, ...], targets: dict[PoolName, int], budget: int
-) -> None:
-    world = World(make_spec(budget=budget)).add(fleet)
-    outcome = plan(world.observed(), targets, spec=world.spec)
-    world.apply(outcome.actions if isinstance(outcome, Progress) else ())
-
-
-@given(fleets(), targets_of_pools)
-def test_renamed_replicas_give_renamed_plans(
-    fleet: tuple[Replica, ...], targets: dict[PoolName, int]
-) -> None:
-    """Only what is created may differ: it fills other gaps."""
-    renamed = [replace(item, name=item.name.replace("c-", "d-"), uid=f"x-{item.uid}") for item in fleet]
-    before = [action for action in actions_of(plan(fleet, targets)) if not isinstance(action, Create)]
-    after = [action for action in actions_of(plan(renamed, targets)) if not isinstance(action, Create)]
-    assert [f"x-{action.uid}" for action in before] == [action.uid for action in after]
-
-
-@given(fleets(), targets_of_pools)
-def test_the_order_in_which_replicas_are_listed_does_not_matter(
-    fleet: tuple[Replica, ...], targets: dict[PoolName, int]
-) -> None:
-    listed = actions_of(plan(fleet, targets))
-    assert sorted(map(str, listed)) == sorted(map(str, actions_of(plan(fleet[::-1], targets))))
-
-
-def actions_of(outcome: Outcome) -> tuple[Action, ...]:
-    return outcome.actions if isinstance(outcome, Progress) else ()

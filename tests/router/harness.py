@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
+from tests.router.scripted_engine import ScriptedEngine
 
 from inferencecluster.adapters.clock import SystemClock
 from inferencecluster.core.fleet import PoolName
@@ -23,7 +24,6 @@ from inferencecluster.router.sources import (
     RouterSettings,
     SettingsListener,
 )
-from tests.router.scripted_engine import ScriptedEngine
 
 SETTINGS = RouterSettings(
     model="served",

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from aiohttp import web
 
@@ -88,7 +88,7 @@ class ScriptedEngine:
         """What arrived, in order."""
         return [seen.kind for seen in self.seen]
 
-    async def __aenter__(self) -> ScriptedEngine:
+    async def __aenter__(self) -> Self:
         application = web.Application()
         for path in ("/v1/completions", "/v1/chat/completions"):
             application.router.add_post(path, self._handle)

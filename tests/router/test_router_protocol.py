@@ -88,7 +88,7 @@ async def test_a_stream_comes_from_the_decode_engine_as_it_is() -> None:
 
 @pytest.mark.parametrize("asked", [False, True])
 async def test_the_usage_event_reaches_only_clients_that_asked_for_it(asked: bool) -> None:
-    options = {"stream_options": {"include_usage": True}} if asked else {}
+    options: dict[str, Any] = {"stream_options": {"include_usage": True}} if asked else {}
     async with running_router(PAIR) as router:
         reply = await router.complete(stream=True, **options)
         sent = router.engines["d0"].seen[0].document["stream_options"]

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.router.harness import PAIR, SETTINGS, Reply, RouterUnderTest, eventually, running_router
 from tests.router.scripted_engine import CONTEXT, GENERATION, WHOLE, Behaviour, Never
 
-FULL = {"max_batch_size": 1}
+FULL: dict[str, Any] = {"max_batch_size": 1}
 """A decode or mixed replica that holds one request is full."""
 SHORT = replace(SETTINGS, max_queue_seconds=0.2)
 

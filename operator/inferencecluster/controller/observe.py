@@ -95,11 +95,9 @@ async def look_at_replicas(
     state.look = view.look
     # Read after the routers answered: a Pod that came meanwhile is unknown to them, and so not confirmed.
     counted = [pod.counted(gpu_resource_names) for pod in world.engines(key, state.uid)]
-    state.ready_since = {
-        replica.uid: state.ready_since.get(replica.uid, replica.ready_at)
-        for replica in counted
-        if replica.ready_at is not None
-    }
+    # Kept as long as the Pod exists: one that failed or restarted shows no readiness, and had served all the same.
+    first_ready = {replica.uid: state.ready_since.get(replica.uid, replica.ready_at) for replica in counted}
+    state.ready_since = {uid: at for uid, at in first_ready.items() if at is not None}
     now = world.clock.now()
     return view, tuple(
         replace(replica, load=view.load(replica, now=now), ready_at=state.ready_since.get(replica.uid))

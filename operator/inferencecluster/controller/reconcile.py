@@ -25,7 +25,7 @@ from inferencecluster.controller.events import Event, EventReason, EventType
 from inferencecluster.controller.loop import NextLook
 from inferencecluster.controller.metrics import OperatorMetrics
 from inferencecluster.controller.observe import World, look_at_replicas, observe
-from inferencecluster.controller.report import records_of, targets_of
+from inferencecluster.controller.report import records_of, settled_generation_of, targets_of
 from inferencecluster.controller.reporter import Look, Reporter, read_status
 from inferencecluster.controller.settings import Settings
 from inferencecluster.controller.state import ClusterState
@@ -197,7 +197,12 @@ class Reconciler:
                 memory = Memory.empty()
             else:
                 now = self._world.clock.now()
-                memory = Memory.restored(targets_of(status), records_of(status), now)
+                memory = Memory.restored(
+                    targets_of(status),
+                    records_of(status),
+                    now,
+                    settled_generation=settled_generation_of(status),
+                )
             state = ClusterState(view.uid, memory, status, seen_version=view.resource_version)
             self._states[view.key] = state
         elif state.seen_version != view.resource_version:

@@ -193,6 +193,14 @@ def targets_of(status: api.InferenceClusterStatus) -> dict[PoolName, int]:
     return {pool.name: pool.desired for pool in status.pools}
 
 
+def settled_generation_of(status: api.InferenceClusterStatus) -> int:
+    """Generation that the status calls rolled out; -1 when it calls none so."""
+    for condition in status.conditions:
+        if condition.type == ConditionType.RECONCILING and condition.status is ConditionStatus.FALSE:
+            return condition.observed_generation if condition.observed_generation is not None else -1
+    return -1
+
+
 def records_of(status: api.InferenceClusterStatus) -> tuple[DecisionRecord, ...]:
     """Decisions that the status still holds, newest first."""
     return tuple(

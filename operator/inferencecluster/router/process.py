@@ -64,7 +64,7 @@ class RouterProcess:
         """Call it on the event loop. `stopwatch` gives monotonic seconds; uvloop's own time has whole milliseconds."""
         loop = asyncio.get_running_loop()
         self._configuration = configuration
-        self._sources = sources
+        self.sources = sources
         self._clock = clock
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
@@ -107,8 +107,8 @@ class RouterProcess:
         )
         await runner.setup()
         work = (
-            self._sources.fleet.run(self.services.ledger.update),
-            self._sources.settings.run(self._configure),
+            self.sources.fleet.run(self.services.ledger.update),
+            self.sources.settings.run(self._configure),
             self.services.watchdog.run(),
         )
         async with self.services.engines, _background(*work, on_end=self._background_ended):
