@@ -234,10 +234,10 @@ async def closed_loop(
     )
     for task in tasks:
         task.cancel()
-    failures = await asyncio.gather(*tasks, return_exceptions=True)
-    for failure in failures:
-        if not isinstance(failure, asyncio.CancelledError):
-            raise RuntimeError("a request failed") from failure
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
+    failures = [failure for failure in ended if not isinstance(failure, asyncio.CancelledError)]
+    if failures:
+        raise ExceptionGroup("requests failed", [f for f in failures if isinstance(f, Exception)])
     return window
 
 
