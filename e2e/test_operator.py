@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 import time
 import urllib.error
@@ -16,6 +17,7 @@ import pytest
 from e2e.conftest import ClusterFactory
 from e2e.demo.load import Answer, LoadPlan, read_answers, start
 from e2e.demo.trace import Request
+from e2e.localkube import cgroups
 from e2e.stack.audit import AuditLog
 from e2e.stack.cluster import GPUS_PER_REPLICA, Cluster
 from e2e.stack.install import MONITORING_NAMESPACE, RELEASE, SYSTEM_NAMESPACE
@@ -66,17 +68,23 @@ def assert_budget_held(audit: AuditLog, cluster: Cluster, gpus: int) -> None:
     assert highest.gpus <= gpus, f"{highest.gpus} GPUs of {gpus} after {highest.pod} came"
 
 
-def operator_pods(target: Target) -> list[str]:
-    pods = target.get("pods", "-n", SYSTEM_NAMESPACE, "-l", f"app.kubernetes.io/name={RELEASE}")["items"]
-    return [pod["metadata"]["name"] for pod in pods]
-
-
 def kill_operator(target: Target) -> None:
-    """SIGKILL every operator container's process 1 from outside, as a kernel that runs out of memory does."""
-    for name in operator_pods(target):
-        target.control(
-            *("delete", "pod", name, "-n", SYSTEM_NAMESPACE, "--grace-period=0", "--force", "--wait=false")
-        )
+    """`kill -9` of the processes of every operator container, found by its cgroup, as the kernel does out of memory."""
+    pods = target.get("pods", "-n", SYSTEM_NAMESPACE, "-l", f"app.kubernetes.io/name={RELEASE}")["items"]
+    containers = {
+        status["containerID"].removeprefix("containerd://")
+        for pod in pods
+        for status in pod["status"]["containerStatuses"]
+    }
+    processes = {
+        int(pid)
+        for folder in cgroups.directories(cgroups.hierarchies())
+        if folder.name in containers
+        for pid in (folder / "cgroup.procs").read_text().split()
+    }
+    assert processes, "no process of the operator was found"
+    for pid in processes:
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_one_apply_gives_a_serving_cluster_with_honest_status(new_cluster: ClusterFactory) -> None:

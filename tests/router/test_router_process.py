@@ -88,7 +88,8 @@ async def test_emulated_engines_of_both_lines_serve_every_kind_of_request(
             assert (status, answer["usage"]["completion_tokens"]) == (200, 5)
             async with session.post(url + path, json={**body, "stream": True}) as response:
                 events = (await response.read()).split(b"\n\n")
-            assert len(events) == 7
+            # A busy machine wakes the engine late, and it then sends what is due in one chunk: tokens are what counts.
+            assert b"".join(events).count(b" la") == 5
             assert events[-2] == b"data: [DONE]"
         single = await post(session, f"{url}/v1/completions", request(max_tokens=1))
         ended = await post(session, f"{url}/v1/completions", request(emulated_output_tokens=1))
