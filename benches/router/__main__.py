@@ -50,6 +50,9 @@ class Result:
     """Difference of the percentiles."""
     busy_share: float
     """Of the router's core at that rate."""
+    waiting_share: float
+    """Of that time the router was ready to run while something else had its core: above a per cent or two, the
+    percentiles tell about the machine."""
     highest_rate: float
     """Requests per second on one core."""
     cpu_per_request: float
@@ -108,11 +111,12 @@ async def measure(options: argparse.Namespace, engine_port: int, router_port: in
         return cpu_seconds(pid)
 
     await closed_loop(router, short, clients=SATURATING_CLIENTS, seconds=1.0, cpu=cpu)
-    busy, began = cpu(), time.perf_counter()
+    busy, waited, began = cpu(), waiting_seconds(pid), time.perf_counter()
     samples = await open_loop(
         directly(engines, 1), short, rate=options.rate, seconds=options.seconds, seed=options.seed
     )
-    busy_share = (cpu() - busy) / (time.perf_counter() - began)
+    elapsed = time.perf_counter() - began
+    busy_share, waiting_share = (cpu() - busy) / elapsed, (waiting_seconds(pid) - waited) / elapsed
     full = await closed_loop(router, short, clients=SATURATING_CLIENTS, seconds=options.seconds, cpu=cpu)
     cpu_per_request = full.cpu_seconds / full.requests
     streaming = await closed_loop(router, long, clients=options.streams, seconds=options.seconds, cpu=cpu)
@@ -130,6 +134,7 @@ async def measure(options: argparse.Namespace, engine_port: int, router_port: in
         added_p50=routed[0] - direct[0],
         added_p99=routed[1] - direct[1],
         busy_share=busy_share,
+        waiting_share=waiting_share,
         highest_rate=full.requests / full.seconds,
         cpu_per_request=cpu_per_request * 1e6,
         streams=options.streams,
@@ -149,7 +154,7 @@ def table(result: Result) -> str:
             f"added at {result.rate:g} requests/s",
             f"{result.added_p50:.2f}",
             f"{result.added_p99:.2f}",
-            f"ms, core {result.busy_share:.0%} busy",
+            f"ms, core {result.busy_share:.0%} busy, {result.waiting_share:.1%} taken by others",
         ),
     )
     lines = [f"{name:<28}{p50:>8}{p99:>8}  {unit}".rstrip() for name, p50, p99, unit in rows]
@@ -231,6 +236,11 @@ def cpu_seconds(pid: int) -> float:
     """Processor time of a process so far, user and system."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def waiting_seconds(pid: int) -> float:
+    """Time that a process has spent ready to run, without a core (scheduler statistics of Linux)."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
 
 
 if __name__ == "__main__":

@@ -54,6 +54,8 @@ class Behaviour:
     """Send an error event instead of the second token, and end."""
     tail: bytes = b""
     """Sent at the end of a stream that ends short."""
+    error_first: bool = False
+    """Send an error event and nothing else."""
     split: bool = False
     """Send every event in two pieces."""
 
@@ -193,6 +195,9 @@ async def _stream(
 ) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
+    if behaviour.error_first:
+        await _send(response, {"error": {"message": "scripted", "code": 500}}, split=False)
+        return response
     for number in range(1, behaviour.tokens + 1):
         last = number == behaviour.tokens
         choice = {

@@ -59,6 +59,7 @@ async def test_a_decode_that_fails_before_its_first_token_is_prefilled_again_els
     [
         pytest.param(Behaviour(tokens=0, ends_short=True), id="empty stream"),
         pytest.param(Behaviour(body="{}"), id="JSON instead of events"),
+        pytest.param(Behaviour(error_first=True), id="an error as its first event"),
     ],
 )
 async def test_a_stream_that_is_none_is_made_elsewhere(behaviour: Behaviour) -> None:

@@ -1,4 +1,4 @@
-"""HTTP to the engines: one session for all, its failures told apart by what the router does about them."""
+"""HTTP to the engines, with failures told apart by what the router does about them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, Self
 
-import aiohttp
-from yarl import URL
-
+from inferencecluster.router.connections import Address, EngineConnection
 from inferencecluster.router.errors import EngineError, EngineUnreachable, RejectedByEngine
 from inferencecluster.router.event_stream import EventReader, is_error
+from inferencecluster.router.http_answers import Head
 from inferencecluster.router.ledger import Entry
-
-KEEP_ALIVE_SECONDS: Final = 2.0
-"""Below uvicorn's 5 s, which trtllm-serve uses: a connection must not be reused while the engine closes it."""
 
 CLIENT_FAULTS: Final = frozenset(
     {
@@ -58,7 +53,7 @@ class EngineStream:
     reader: EventReader
     """Those that follow."""
     close: Callable[[], None]
-    """Cuts the connection; the reader then raises `aiohttp.ClientError`."""
+    """Cuts the connection; the reader then raises `OSError`."""
 
 
 class EngineClient:
@@ -66,30 +61,27 @@ class EngineClient:
 
     def __init__(self, *, connect_seconds: float) -> None:
         self._connect_seconds = connect_seconds
-        self._session: aiohttp.ClientSession | None = None
+        self._addresses: dict[str, Address] = {}
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            # Queues and limits are the dispatcher's; a limit here would be a second, hidden queue.
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_seconds),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
-        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        for address in self._addresses.values():
+            address.close()
+
+    def forget(self, url: str) -> None:
+        """The engine at `url` is gone."""
+        address = self._addresses.pop(url, None)
+        if address is not None:
+            address.close()
 
     async def ask(self, call: Call) -> bytes:
         """The whole body of a 200. Raises `EngineError`, or `RejectedByEngine`."""
         try:
-            async with asyncio.timeout(call.seconds), await self._post(call) as response:
-                return await response.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            async with asyncio.timeout(call.seconds), self._exchange(call) as (_, connection):
+                return await _read_all(connection)
+        except (TimeoutError, OSError) as error:
             raise _unreachable(call, error) from error
 
     @asynccontextmanager
@@ -97,27 +89,45 @@ class EngineClient:
         """A stream that has begun. Raises like `ask`, until its first event is there."""
         begun = False
         try:
-            async with asyncio.timeout(call.seconds) as bound, await self._post(call) as response:
-                reader = EventReader(response.content.readany)
-                first = await _first_events(call, response, reader)
+            async with asyncio.timeout(call.seconds) as bound, self._exchange(call) as (head, connection):
+                reader = EventReader(connection.read)
+                first = await _first_events(call, head, reader)
                 bound.reschedule(None)
                 begun = True
-                yield EngineStream(first, reader, response.close)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                yield EngineStream(first, reader, connection.abort)
+        except (TimeoutError, OSError) as error:
             if begun:
                 raise
             raise _unreachable(call, error) from error
 
-    async def _post(self, call: Call) -> aiohttp.ClientResponse:
-        """The response, its status checked; the caller leaves its context."""
-        if self._session is None:
-            raise RuntimeError("the engine client is used outside of its context")
-        url = _url(call.entry.record.url, call.path)
-        response = await self._session.post(url, data=call.body, headers=call.headers)
-        if response.status != HTTPStatus.OK:
-            async with response:
-                await _raise_for_status(call, response)
-        return response
+    @asynccontextmanager
+    async def _exchange(self, call: Call) -> AsyncIterator[tuple[Head, EngineConnection]]:
+        """An answer with status 200. However the body ends, the connection is kept or cut."""
+        url = call.entry.record.url
+        address = self._addresses.get(url)
+        if address is None:
+            address = self._addresses[url] = Address(url)
+        connection = await address.connection(connect_seconds=self._connect_seconds)
+        try:
+            head = await connection.exchange(_request(call, address.authority))
+            if head.status != HTTPStatus.OK:
+                _raise_for_status(call, head, await _read_all(connection))
+            yield head, connection
+        finally:
+            address.give_back(connection)
+
+
+def _request(call: Call, authority: str) -> bytes:
+    lines = [f"POST {call.path} HTTP/1.1", f"Host: {authority}", f"Content-Length: {len(call.body)}"]
+    lines += [f"{name}: {value}" for name, value in call.headers.items()]
+    return "\r\n".join((*lines, "\r\n")).encode("latin-1", errors="replace") + call.body
+
+
+async def _read_all(connection: EngineConnection) -> bytes:
+    pieces = []
+    while piece := await connection.read():
+        pieces.append(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def broken(call: Call, reason: str) -> EngineError:
@@ -133,9 +143,9 @@ def _unreachable(call: Call, error: BaseException) -> EngineUnreachable:
     return EngineUnreachable(words, replica=call.entry.record.name, phase=call.phase)
 
 
-async def _first_events(call: Call, response: aiohttp.ClientResponse, reader: EventReader) -> bytes:
-    if not response.content_type.startswith("text/event-stream"):
-        raise broken(call, f"it streams {response.content_type} instead of events")
+async def _first_events(call: Call, head: Head, reader: EventReader) -> bytes:
+    if head.content_type != "text/event-stream":
+        raise broken(call, f"it streams {head.content_type or 'something'} instead of events")
     first = await reader.next()
     if not first:
         raise _unreachable(call, ConnectionError("the stream ended before its first event"))
@@ -149,20 +159,13 @@ async def _first_events(call: Call, response: aiohttp.ClientResponse, reader: Ev
     return first
 
 
-@lru_cache(maxsize=4096)
-def _url(base: str, path: str) -> URL:
-    """Parsing a URL costs more than routing a request."""
-    return URL(base + path)
-
-
-async def _raise_for_status(call: Call, response: aiohttp.ClientResponse) -> None:
-    body = await response.read()
+def _raise_for_status(call: Call, head: Head, body: bytes) -> None:
     # What the decode engine finds wrong with a request that the prefill engine took is not the client's fault.
-    if response.status in CLIENT_FAULTS and call.phase != "decode":
-        raise RejectedByEngine(body, status=response.status, content_type=response.content_type)
-    kind = EngineUnreachable if response.status in _BUSY else EngineError
+    if head.status in CLIENT_FAULTS and call.phase != "decode":
+        raise RejectedByEngine(body, status=head.status, content_type=head.content_type)
+    kind = EngineUnreachable if head.status in _BUSY else EngineError
     raise kind(
-        f"status {response.status}",
+        f"status {head.status}",
         replica=call.entry.record.name,
         phase=call.phase,
         words=body[:_WORDS_CHARACTERS].decode(errors="replace"),

@@ -24,7 +24,7 @@ from inferencecluster.router.estimates import Estimates
 from inferencecluster.router.ledger import Ledger
 from inferencecluster.router.metrics import RouterMetrics
 from inferencecluster.router.services import Services
-from inferencecluster.router.sources import FleetSource, RouterSettings, SettingsSource
+from inferencecluster.router.sources import FleetSource, ReplicaRecord, RouterSettings, SettingsSource
 from inferencecluster.router.state_report import StateReport
 from inferencecluster.router.traffic import Traffic
 from inferencecluster.router.watchdog import Watchdog
@@ -107,7 +107,7 @@ class RouterProcess:
         )
         await runner.setup()
         work = (
-            self.sources.fleet.run(self.services.ledger.update),
+            self.sources.fleet.run(self._fleet_changed),
             self.sources.settings.run(self._configure),
             self.services.watchdog.run(),
         )
@@ -156,6 +156,11 @@ class RouterProcess:
 
     def _model(self) -> str:
         return self.standing.settings.model if self.standing.settings else ""
+
+    def _fleet_changed(self, before: ReplicaRecord | None, after: ReplicaRecord | None) -> None:
+        self.services.ledger.update(before, after)
+        if before is not None and (after is None or after.url != before.url):
+            self.services.engines.forget(before.url)
 
     def _configure(self, settings: RouterSettings) -> None:
         if settings != self.standing.settings:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 
 from inferencecluster.router.engine_client import EngineStream
@@ -80,7 +79,7 @@ class Relay:
         end = RelayEnd()
         try:
             await self._pass_on(client, end)
-        except (aiohttp.ClientError, OSError) as error:
+        except OSError as error:
             end.reason = "silent for too long" if self._expired else type(error).__name__
         return end
 
