@@ -19,9 +19,6 @@ from e2e import localkube
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(600),  # the first test may have to build Kubernetes
-    pytest.mark.skipif(
-        bool(localkube.missing_privileges()), reason="; ".join(localkube.missing_privileges()) or "can run"
-    ),
 ]
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -25,9 +25,6 @@ from e2e.localkube.workspace import building
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(600),  # a cold cache builds Go programs; ten times what a warm one needs
-    pytest.mark.skipif(
-        bool(localkube.missing_privileges()), reason="; ".join(localkube.missing_privileges()) or "can run"
-    ),
 ]
 
 PODS = 30
