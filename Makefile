@@ -33,7 +33,7 @@ lint: env ## ruff, mypy --strict, the rings (import-linter), generated files
 	@$(RUN) -m inferencecluster.api.crd --check crds helm/inferencecluster-operator/files/crds
 
 unit: env ## unit tests with branch coverage (seconds to a few minutes)
-	@$(RUN) -m pytest tests --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+	@$(RUN) -m pytest tests --numprocesses=auto --maxprocesses=4 --dist=worksteal --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 e2e: env ## end-to-end tests on the embedded Kubernetes
 	@$(RUN) -m pytest e2e -m e2e $(PYTEST_ARGS)
