@@ -36,7 +36,7 @@ unit: env ## unit tests with branch coverage (seconds to a few minutes)
 	@$(RUN) -m pytest tests --numprocesses=auto --maxprocesses=4 --dist=worksteal --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 e2e: env ## end-to-end tests on the embedded Kubernetes
-	@$(RUN) -m pytest e2e -m e2e $(PYTEST_ARGS)
+	@$(RUN) -m pytest e2e -m e2e --durations=15 $(PYTEST_ARGS)
 
 e2e-long: env ## the long versions: five minutes at rest, three minutes without Prometheus
 	@REST_SECONDS=300 OUTAGE_SECONDS=180 $(RUN) -m pytest e2e/test_operator.py -m e2e --timeout=1200 \

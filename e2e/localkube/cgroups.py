@@ -191,7 +191,8 @@ def remove(found: tuple[Hierarchy, ...], *, timeout_seconds: float) -> None:
     """Remove our directories, children first. Raises `CleanupError` if one stays busy until the timeout.
 
     A directory stays busy for some milliseconds after its last process was killed, until the kernel has
-    released that process.
+    released that process. Whoever joins in the meantime is ended too: an `up` that was killed leaves a shell
+    that is on its way into our directories, and nobody else would ever end it.
     """
     deadline = time.monotonic() + timeout_seconds
     while left := directories(found):
@@ -206,4 +207,6 @@ def remove(found: tuple[Hierarchy, ...], *, timeout_seconds: float) -> None:
             continue
         if time.monotonic() > deadline:
             raise CleanupError([f"cgroup {directory} stays busy" for directory in left])
+        for pid in processes(found):
+            _kill(pid)
         time.sleep(POLL_SECONDS)
