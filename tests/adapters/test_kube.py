@@ -15,7 +15,14 @@ from tests.fakes.http import FakeCredentials, serving
 from inferencecluster.adapters.kube import ApiClient, DeleteGuard, Selection, WatchEvent
 from inferencecluster.adapters.kube_errors import Throttled, VersionExpired
 from inferencecluster.adapters.kube_resources import CLUSTERS, CONFIG_MAPS, NODES, Manifest
-from inferencecluster.core.errors import ApiUnavailable, Conflict, Forbidden, Invalid, OperatorError
+from inferencecluster.core.errors import (
+    ApiUnavailable,
+    ApplyError,
+    Conflict,
+    Forbidden,
+    Invalid,
+    OperatorError,
+)
 
 
 def config(name: str = "one", **data: str) -> Manifest:
@@ -110,6 +117,33 @@ async def test_a_refusal_is_known_by_its_type_and_says_what_the_server_said(
     assert answer.message in str(caught.value)
     if isinstance(caught.value, Throttled):
         assert caught.value.retry_after_seconds == 7
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause"),
+    [
+        pytest.param(
+            ApiError(403, "it is being terminated", cause="NamespaceTerminating"),
+            "NamespaceTerminating",
+            id="namespace goes",
+        ),
+        pytest.param(
+            ApiError(403, 'pods "x" is forbidden: exceeded quota: gpus, requested: pods=1'),
+            "QuotaExceeded",
+            id="quota",
+        ),
+        pytest.param(ApiError(403, 'User "operator" cannot create resource "pods"'), "", id="right"),
+        pytest.param(ApiError(403, "denied", cause="SomethingElse"), "", id="another cause"),
+        pytest.param(ApiError(422, "exceeded quota: no"), "", id="only a 403 is about quota"),
+    ],
+)
+async def test_a_refusal_tells_its_cause_where_the_server_does(answer: ApiError, cause: str) -> None:
+    server = FakeApiServer()
+    server.fault = lambda _: answer
+    async with connected(server) as client:
+        with pytest.raises(ApplyError) as caught:
+            await client.create(config())
+    assert caught.value.cause == cause
 
 
 async def test_a_write_to_something_that_is_gone_is_a_conflict() -> None:

@@ -205,6 +205,17 @@ def test_gpus_are_what_the_pools_ask_for(devices: dict[str, str], names: set[str
     assert pod.counted(names).gpus == gpus
 
 
+def test_a_replica_tells_its_template_where_it_has_one() -> None:
+    assert projected().replica.template == ""
+    assert projected(metadata__annotations={"gpupools.dev/template": "t1"}).replica.template == "t1"
+
+
+def test_a_replica_tells_what_it_mounts() -> None:
+    volumes = [{"name": "config", "configMap": {"name": "demo-prefill-1"}}, {"name": "tmp", "emptyDir": {}}]
+    assert projected(spec__volumes=volumes).config_maps == ("demo-prefill-1",)
+    assert projected().config_maps == ()
+
+
 @pytest.mark.parametrize(
     "owners",
     [

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inferencecluster.api.inferencecluster import InferenceCluster, parse_cluster
-from inferencecluster.api.translate import engine_version, gpu_product, revision_of, to_core
+from inferencecluster.api.translate import engine_version, gpu_product, revision_of, template_of, to_core
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.missing import Missing
@@ -334,6 +334,84 @@ def test_a_change_of_what_engines_must_share_is_a_new_revision(change: Manifest)
 @pytest.mark.parametrize("change", STAYS)
 def test_a_change_of_anything_else_keeps_the_revision(change: Manifest) -> None:
     assert revision_of(cluster(engine=ENGINE)) == revision_of(cluster(**{"engine": ENGINE, **change}))
+
+
+def template(**changes: Any) -> str:
+    mixed = one_pool(**changes).spec.pools.mixed
+    assert mixed is not None
+    return template_of(mixed)
+
+
+TOLERATION = {"key": "gpu", "operator": "Exists"}
+NODES = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]
+        }
+    }
+}
+SPREAD = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"gpusPerReplica": 4, "parallelism": {"tensor": 4}}, id="GPUs"),
+        pytest.param({"gpusPerReplica": 2, "parallelism": {"tensor": 1, "pipeline": 2}}, id="parallelism"),
+        pytest.param({"gpuResourceName": "nvidia.com/mig-3g.40gb"}, id="kind of GPU"),
+        pytest.param({"nodeSelector": {"zone": "a"}}, id="node selector"),
+        pytest.param({"tolerations": [TOLERATION]}, id="tolerations"),
+        pytest.param({"affinity": NODES}, id="affinity"),
+        pytest.param({"topologySpread": [SPREAD]}, id="spread"),
+        pytest.param({"resources": {"limits": {"memory": "64Gi"}}}, id="resources"),
+        pytest.param({"extraResources": {"rdma/ib": 1}}, id="devices"),
+        pytest.param({"labels": {"team": "a"}}, id="labels"),
+        pytest.param({"annotations": {"team": "a"}}, id="annotations"),
+        pytest.param({"performance": {"coefficients": {**COEFFICIENTS, "maxBatchSize": 7}}}, id="batch"),
+    ],
+)
+def test_a_change_of_what_a_pool_puts_into_its_pods_is_another_template(change: Manifest) -> None:
+    base = {"gpusPerReplica": 2, "performance": {"coefficients": COEFFICIENTS}}
+    assert template(**base) != template(**{**base, **change})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"minReplicas": 2, "maxReplicas": 7}, id="bounds"),
+        pytest.param(
+            {"performance": {"coefficients": {**COEFFICIENTS, "kvCapacityTokens": 7}}}, id="a measured speed"
+        ),
+        pytest.param({"parallelism": {"tensor": 2}}, id="the parallelism that it has anyway"),
+        pytest.param(
+            {
+                "gpuResourceName": "nvidia.com/gpu",
+                "nodeSelector": {},
+                "tolerations": [],
+                "topologySpread": [],
+                "extraResources": {},
+                "labels": {},
+                "annotations": {},
+            },
+            id="defaults, written out",
+        ),
+    ],
+)
+def test_a_change_that_reaches_no_pod_keeps_the_template(change: Manifest) -> None:
+    base = {"gpusPerReplica": 2, "performance": {"coefficients": COEFFICIENTS}}
+    assert template(**base) == template(**{**base, **change})
+
+
+def test_a_template_is_the_same_in_every_release() -> None:
+    """Whoever changes this value replaces every replica of every user at the next upgrade."""
+    chosen = {"gpusPerReplica": 2, "nodeSelector": {"zone": "a"}, "tolerations": [TOLERATION]}
+    assert template(**chosen, performance={"coefficients": COEFFICIENTS}) == "320457da0c"
+
+
+def test_each_pool_has_its_own_template() -> None:
+    pools = {"prefill": pool(nodeSelector={"zone": "a"}), "decode": pool(), "mixed": pool()}
+    prefill, decode, mixed = to_core(cluster(pools=pools), revision="r").pools
+    assert prefill.template != decode.template == mixed.template
 
 
 json_values = st.recursive(

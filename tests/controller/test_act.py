@@ -18,6 +18,7 @@ from inferencecluster.controller.act import Acted, Actor, Fleet
 from inferencecluster.core.actions import Action, Create, Delete, Fence, Unfence
 from inferencecluster.core.errors import ApiUnavailable, Conflict, Forbidden
 from inferencecluster.core.fleet import PoolName, Replica
+from inferencecluster.core.observation import Refusal
 from inferencecluster.render.context import Platform
 
 NOW = 1_800_000_000.0
@@ -123,6 +124,9 @@ def test_an_overridden_drain_is_a_warning() -> None:
     replica = stage.create()
     acted = stage.act(Delete(replica.name, replica.uid, "DrainDeadline", forced=True))
     assert reasons(acted) == ["DrainOverridden"]
+    assert acted.events[0].message == (
+        "demo-engine-0 is deleted, because its drain deadline has passed, with work in flight or unknown"
+    )
 
 
 def _unfence(pod: Manifest) -> None:
@@ -180,8 +184,53 @@ def test_a_refused_action_does_not_hold_up_the_next() -> None:
     stage.server.fault = lambda call: ApiError(403, "exceeded quota") if call.verb == "create" else None
     fence = Fence(replica.name, replica.uid, "ScaleDown")
     acted = stage.act(Create(1, PoolName.DECODE, 2, "BelowTarget"), fence)
-    assert [type(error) for error in acted.refused] == [Forbidden]
+    assert [type(item.error) for item in acted.uncreated] == [Forbidden]
     assert acted.done == (fence,)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        pytest.param(
+            ApiError(403, "it is being terminated", cause="NamespaceTerminating"),
+            "NamespaceTerminating",
+            id="namespace goes",
+        ),
+        pytest.param(ApiError(403, "no", cause="QuotaExceeded"), "QuotaExceeded", id="quota"),
+        pytest.param(ApiError(403, "no"), "Forbidden", id="rights or a policy"),
+        pytest.param(ApiError(422, "no"), "InvalidPod", id="content"),
+    ],
+)
+def test_a_create_that_is_refused_is_tried_once_for_its_pool_and_told_with_its_reason(
+    answer: ApiError, reason: str
+) -> None:
+    stage = Stage()
+    stage.server.fault = lambda call: answer if call.verb == "create" else None
+    creates = [Create(number, PoolName.DECODE, 2, "BelowTarget") for number in range(3)]
+    acted = stage.act(*creates, Create(3, PoolName.PREFILL, 2, "BelowTarget"))
+    assert [item.refusal for item in acted.uncreated] == [
+        Refusal(PoolName.DECODE, reason, answer.message),
+        Refusal(PoolName.PREFILL, reason, answer.message),
+    ]
+    assert len([call for call in stage.server.calls if call.verb == "create"]) == 2
+    assert acted.refused == ()
+
+
+def test_events_about_replicas_are_sentences() -> None:
+    stage = Stage()
+    created = stage.act(Create(0, PoolName.PREFILL, 2, "BelowTarget"))
+    stage.look()
+    [replica] = stage.observed
+    acted = stage.act(
+        Fence(replica.name, replica.uid, "ScaleDown"), Unfence(replica.name, replica.uid, "WantedAgain")
+    )
+    deleted = stage.act(Delete(replica.name, replica.uid, "EngineCrashed"))
+    assert [event.message for event in (*created.events, *acted.events, *deleted.events)] == [
+        "demo-engine-0 joins prefill, because its pool has fewer replicas than desired",
+        "demo-engine-0 gets no new requests, because its pool has more replicas than desired",
+        "demo-engine-0 serves again, because its pool needs it again",
+        "demo-engine-0 is deleted, because its engine crashes again and again",
+    ]
 
 
 def test_an_outage_ends_the_round() -> None:
@@ -196,3 +245,36 @@ def test_nothing_is_created_in_a_pool_that_the_spec_does_not_have() -> None:
     stage.accepted = replace(stage.accepted, contexts={})
     assert stage.act(Create(0, PoolName.PREFILL, 2, "BelowTarget")).done == ()
     assert stage.server.of_kind("pods") == {}
+
+
+def _forget_template(pod: Manifest) -> None:
+    del pod["metadata"]["annotations"]["gpupools.dev/template"]
+
+
+def test_a_replica_that_tells_no_template_is_given_the_present_one_and_keeps_serving() -> None:
+    stage = Stage()
+    stage.create()
+    template = stage.annotations()["gpupools.dev/template"]
+    stage.server.change("pods", "default", "demo-engine-0", _forget_template)
+    stage.look()
+    fleet = Fleet("default", "demo", stage.uid, stage.observed, NOW)
+    refused = asyncio.run(Actor(FakeClient(stage.server)).adopt(fleet, stage.accepted.spec))
+    assert refused == ()
+    assert stage.annotations()["gpupools.dev/template"] == template
+    stage.look()
+    writes = len(stage.server.writes)
+    fleet = replace(fleet, replicas=stage.observed)
+    asyncio.run(Actor(FakeClient(stage.server)).adopt(fleet, stage.accepted.spec))
+    assert len(stage.server.writes) == writes, "it is written once"
+
+
+def test_a_replica_that_was_made_anew_meanwhile_is_not_given_a_template() -> None:
+    stage = Stage()
+    stage.create()
+    stage.server.change("pods", "default", "demo-engine-0", _forget_template)
+    stage.look()
+    other = tuple(replace(replica, uid="another uid") for replica in stage.observed)
+    fleet = Fleet("default", "demo", stage.uid, other, NOW)
+    refused = asyncio.run(Actor(FakeClient(stage.server)).adopt(fleet, stage.accepted.spec))
+    assert [type(error) for error in refused] == [Conflict]
+    assert "gpupools.dev/template" not in stage.annotations()

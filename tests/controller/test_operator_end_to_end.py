@@ -302,10 +302,153 @@ def test_what_a_new_revision_and_a_single_router_do_not_need_any_more_goes() -> 
             old = set(world.server.of_kind("configmaps"))
             assert set(world.server.of_kind("poddisruptionbudgets")) == {f"{NAME}-router"}
             world.server.change("inferenceclusters", "default", NAME, change)
-            await asyncio.sleep(1500)
+            replicas_of_old = set(world.fleet())
+            while replicas_of_old & world.fleet().keys():
+                await asyncio.sleep(1)
+                mounted = {
+                    pod["spec"]["volumes"][0]["configMap"]["name"]
+                    for pod in world.server.of_kind("pods").values()
+                    if pod["metadata"]["name"] in world.fleet()
+                }
+                assert mounted <= set(world.server.of_kind("configmaps")), "a replica may restart at any time"
+            await asyncio.sleep(3)
             assert world.server.of_kind("poddisruptionbudgets") == {}
             assert len(world.server.of_kind("configmaps")) == 3
             assert not old & set(world.server.of_kind("configmaps"))
+
+    run_virtual(scenario())
+
+
+def _select_nodes(manifest: Manifest) -> None:
+    manifest["spec"]["pools"]["decode"]["nodeSelector"] = {"zone": "a"}
+
+
+def test_another_placement_replaces_the_replicas_of_its_pool_and_no_others() -> None:
+    async def scenario() -> None:
+        world = world_with()
+        async with operating(world):
+            await asyncio.sleep(60)
+            before = world.server.of_kind("pods")
+            world.server.change("inferenceclusters", "default", NAME, _select_nodes)
+            await asyncio.sleep(120)
+        pods = world.server.of_kind("pods")
+        assert sorted(world.fleet().values()) == ["decode", "prefill"]
+        assert pods["demo-engine-0"]["metadata"]["uid"] == before["demo-engine-0"]["metadata"]["uid"]
+        (decode,) = [pods[name] for name, home in world.fleet().items() if home == "decode"]
+        assert decode["spec"]["nodeSelector"] == {"zone": "a"}
+        assert len({pods[name]["metadata"]["labels"]["gpupools.dev/revision"] for name in world.fleet()}) == 1
+        assert world.condition("Reconciling")["status"] == "False"
+
+    run_virtual(scenario())
+
+
+def test_an_upgrade_takes_over_replicas_without_a_template_and_replaces_them_at_the_next_change() -> None:
+    def forget(pod: Manifest) -> None:
+        del pod["metadata"]["annotations"]["gpupools.dev/template"]
+
+    async def scenario() -> None:
+        world = world_with()
+        async with operating(world):
+            await asyncio.sleep(60)
+        for name in SETTLED:
+            world.server.change("pods", "default", name, forget)
+        uids = {name: pod["metadata"]["uid"] for name, pod in world.server.of_kind("pods").items()}
+        async with operating(world):
+            await asyncio.sleep(120)
+            assert {
+                name: pod["metadata"]["uid"] for name, pod in world.server.of_kind("pods").items()
+            } == uids
+            world.server.change("inferenceclusters", "default", NAME, _select_nodes)
+            await asyncio.sleep(120)
+        assert "demo-engine-0" in world.fleet()
+        assert "demo-engine-1" not in world.fleet() or (
+            world.server.of_kind("pods")["demo-engine-1"]["metadata"]["uid"] != uids["demo-engine-1"]
+        )
+
+    run_virtual(scenario())
+
+
+def test_an_operator_that_died_before_it_could_delete_what_is_not_needed_does_so_when_it_is_back() -> None:
+    async def scenario() -> None:
+        world = world_with()
+        async with operating(world):
+            await asyncio.sleep(60)
+        (config,) = [
+            manifest for name, manifest in world.server.of_kind("configmaps").items() if "-prefill-" in name
+        ]
+        left = {**config, "metadata": {**config["metadata"], "name": f"{NAME}-prefill-0000000000"}}
+        world.server.put(left)
+        async with operating(world):
+            await asyncio.sleep(60)
+        assert left["metadata"]["name"] not in world.server.of_kind("configmaps")
+        assert config["metadata"]["name"] in world.server.of_kind("configmaps")
+
+    run_virtual(scenario())
+
+
+REFUSALS = {
+    "NamespaceTerminating": ApiError(403, "it is being terminated", cause="NamespaceTerminating"),
+    "QuotaExceeded": ApiError(403, "exceeded quota: gpus", cause="QuotaExceeded"),
+    "Forbidden": ApiError(403, 'cannot create resource "pods"'),
+    "InvalidPod": ApiError(422, "spec.containers: Invalid value"),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSALS)
+def test_a_create_that_is_refused_is_tried_again_ever_more_rarely_and_told_once(reason: str) -> None:
+    async def scenario() -> None:
+        world = world_with()
+
+        def refuse(call: Call) -> ApiError | None:
+            is_create = call.plural == "pods" and call.verb == "create"
+            return REFUSALS[reason] if is_create else None
+
+        world.server.fault = refuse
+        async with operating(world):
+            await asyncio.sleep(85)
+            tries = sum(call.plural == "pods" and call.verb == "create" for call in world.server.calls)
+            assert tries <= 2 * 8, "two pools, each after 1, 2, 4, 8, 16 and 32 seconds"
+            stalled = world.condition("Stalled")
+            assert (stalled["status"], stalled["reason"]) == ("True", reason)
+            assert REFUSALS[reason].message in stalled["message"]
+            assert [pool["desired"] for pool in world.status()["pools"]] == [1, 1, 0]
+            told = [
+                event["message"]
+                for event in world.server.of_kind("events").values()
+                if event["reason"] == reason and event["message"].startswith("Stalled")
+            ]
+            assert len(told) == 1
+            world.server.fault = lambda _: None
+            await asyncio.sleep(90)
+            assert world.fleet() == SETTLED
+            assert world.condition("Stalled")["status"] == "False"
+            assert world.condition("ScalingLimited")["status"] == "False"
+
+    run_virtual(scenario())
+
+
+def test_children_that_may_not_be_created_are_tried_again_ever_more_rarely() -> None:
+    """A namespace that is being deleted: children go one by one, and none can be made anew."""
+
+    async def scenario() -> None:
+        world = world_with()
+
+        def refuse(call: Call) -> ApiError | None:
+            is_gone = (call.plural, call.namespace, call.name) not in world.server.objects
+            is_child = call.is_write and call.plural not in ("events", "inferenceclusters")
+            return REFUSALS["NamespaceTerminating"] if is_gone and is_child else None
+
+        async with operating(world):
+            await asyncio.sleep(60)
+            world.server.fault = refuse
+            for plural in ("services", "deployments", "enginepools", "serviceaccounts", "pods"):
+                for name in list(world.server.of_kind(plural)):
+                    if "router-1" not in name:
+                        world.server.remove(plural, "default", name)
+            before = len(world.server.writes)
+            await asyncio.sleep(85)
+            children = [write for write in world.server.writes[before:] if "inferenceclusters" not in write]
+            assert len(children) <= 8 * 8, children
 
     run_virtual(scenario())
 

@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from tests.fakes.apiserver import ApiError, FakeApiServer
 from tests.fakes.client import FakeClient
 from tests.fakes.virtualtime import VirtualClock, run_virtual
+from tests.strategies import make_flow, make_observation, make_spec
 
 from inferencecluster.adapters.informer import ObjectKey
 from inferencecluster.adapters.pods import PodIndex, project_pod
@@ -24,7 +25,15 @@ from inferencecluster.controller.settings import read_settings
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.missing import Missing
-from inferencecluster.core.status import ClusterStatus, DecisionRecord, PoolStatus
+from inferencecluster.core.observation import MetricsSample
+from inferencecluster.core.status import (
+    ClusterStatus,
+    Condition,
+    ConditionStatus,
+    ConditionType,
+    DecisionRecord,
+    PoolStatus,
+)
 
 KEY = ObjectKey("team", "demo")
 
@@ -227,9 +236,46 @@ def test_the_series_of_a_cluster_that_is_gone_go_with_it() -> None:
     metrics = OperatorMetrics()
     metrics.reported(KEY, status_of(4), at=0.0)
     metrics.decided(KEY, DecisionRecord(0.0, PoolName.DECODE, 1, 2, "Why", "", ()))
+    metrics.observed(KEY, make_observation(make_spec()))
+    metrics.conditions(KEY, (Condition(ConditionType.READY, ConditionStatus.TRUE, "Serving", ""),))
+    metrics.forced_drains.labels(KEY.namespace, KEY.name).inc()
     assert b'cluster="demo"' in metrics.render()
     metrics.forget(KEY)
     assert b'cluster="demo"' not in metrics.render()
+
+
+def sample(metrics: OperatorMetrics, name: str, **labels: str) -> float | None:
+    about = {"namespace": KEY.namespace, "cluster": KEY.name, **labels}
+    return metrics.registry.get_sample_value(name, about)
+
+
+def test_a_condition_is_one_series_that_follows_its_reason() -> None:
+    metrics = OperatorMetrics()
+
+    def tell(status: ConditionStatus, reason: str) -> None:
+        metrics.conditions(KEY, (Condition(ConditionType.STALLED, status, reason, "in words"),))
+
+    def told(reason: str) -> float | None:
+        return sample(metrics, "inferencecluster_condition", type="Stalled", reason=reason)
+
+    tell(ConditionStatus.TRUE, "QuotaExceeded")
+    assert told("QuotaExceeded") == 1
+    tell(ConditionStatus.FALSE, "Progressing")
+    assert (told("QuotaExceeded"), told("Progressing")) == (None, 0)
+    metrics.conditions(KEY, ())
+    assert told("Progressing") is None
+
+
+def test_latencies_stand_beside_their_targets_and_are_absent_while_nobody_knows_them() -> None:
+    metrics = OperatorMetrics()
+    spec = make_spec()
+    seen = MetricsSample(make_flow(1.0), ttft_seconds=0.3, itl_seconds=Missing("NothingCompleted"))
+    metrics.observed(KEY, make_observation(spec, metrics=seen))
+    assert sample(metrics, "inferencecluster_latency_seconds", latency="ttft") == 0.3
+    assert sample(metrics, "inferencecluster_latency_seconds", latency="itl") is None
+    assert sample(metrics, "inferencecluster_latency_target_seconds", latency="itl") == spec.slo.itl_seconds
+    metrics.observed(KEY, make_observation(spec, metrics=Missing("Down")))
+    assert sample(metrics, "inferencecluster_latency_seconds", latency="ttft") is None
 
 
 def cluster_object(version: str, generation: int = 1, **metadata: Any) -> Any:

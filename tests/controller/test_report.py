@@ -124,6 +124,11 @@ def test_decisions_come_back_from_the_status_as_they_went_in() -> None:
     assert records_of(build(None, None, *records)) == tuple(reversed(records))
 
 
+def test_a_message_that_is_too_long_for_the_api_is_cut() -> None:
+    status = build(None, None, replace(record(), message="x" * 5000))
+    assert len(status.decisions[0].message) == 1024
+
+
 def test_a_long_line_of_drains_is_cut_after_the_oldest() -> None:
     drains = tuple(
         DrainStatus(f"demo-engine-{number}", PoolName.DECODE, NOW - number, NOW + 60, "2 requests")
@@ -202,8 +207,7 @@ def test_a_change_of_size_and_a_new_reason_are_events_and_nothing_else_is() -> N
     assert events_of(before, before, ()) == ()
     (size,) = events_of(before, before, (record(),))
     assert (size.type, size.reason) == (EventType.NORMAL, "PrefillWork")
-    assert "prefill 1 -> 2" in size.message
-    assert "limited by budget" in size.message
+    assert size.message == "prefill 1 -> 2: busy"
     stalled = condition(ConditionType.STALLED, ConditionStatus.TRUE, "ImagePull")
     ready = condition(ConditionType.READY, ConditionStatus.TRUE)
     (worry,) = events_of(build(core_status(ready, stalled)), before, ())

@@ -10,6 +10,7 @@ from inferencecluster.core.allocation import AllocationMemory, AllocationRequest
 from inferencecluster.core.fleet import Lifecycle, PoolName, Replica
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import PoolCapacity
+from inferencecluster.core.replacement import BackOff
 from inferencecluster.core.sizing import Wanted
 from inferencecluster.core.spec import ClusterSpec, PolicyType, ScalingMode, ScalingPolicy, SelectPolicy
 
@@ -32,11 +33,26 @@ def request(
     spec: ClusterSpec | None = None,
     replicas: tuple[Replica, ...] = (),
     shrink_allowed: bool = True,
-    given_up: Mapping[PoolName, int] | None = None,
+    back_offs: Mapping[PoolName, BackOff] | None = None,
 ) -> AllocationRequest:
     wishes = sizes if isinstance(sizes, Missing) else wanted(sizes)
     return AllocationRequest(
-        now, spec or cluster(), replicas, wishes, shrink_allowed, Missing("NotListed"), given_up or {}
+        now, spec or cluster(), replicas, wishes, shrink_allowed, Missing("NotListed"), back_offs or {}
+    )
+
+
+def back_off(reason: str, *, replicas: int = 2, is_refusal: bool = False) -> BackOff:
+    return BackOff(
+        began=1000.0,
+        until=1030.0,
+        seconds=30.0,
+        replicas=replicas,
+        uids=frozenset(),
+        reason=reason,
+        message=f"{reason} happened; mend it",
+        generation=1,
+        free_gpus=Missing("NotAboutNodes"),
+        is_refusal=is_refusal,
     )
 
 
@@ -87,7 +103,6 @@ def test_growth_is_at_once_and_shrinking_waits_for_the_window() -> None:
     memory, targets = allocate(memory, request((2, 3, 0), now=1015.0))
     assert targets[0].replicas == 20
     assert targets[0].limited_by == "stabilization"
-    assert targets[0].message == "2 wanted; 20 instead of 2 by stabilization"
     memory, targets = allocate(memory, request((5, 3, 0), now=1299.0))
     assert targets[0].replicas == 20
     memory, targets = allocate(memory, request((2, 3, 0), now=1300.0))
@@ -118,8 +133,6 @@ def test_bounds(wish: int, size: int, limit: str) -> None:
     spec = cluster(prefill=pool(P, minimum=2, maximum=5))
     _, targets = allocate(AllocationMemory.empty(), request((wish, 0, 0), spec=spec))
     assert (targets[0].replicas, targets[0].limited_by) == (size, limit)
-    if limit:
-        assert targets[0].message == f"{wish} wanted; {size} instead of {wish} by {limit} {size}"
 
 
 def test_a_lower_maximum_and_a_lower_budget_apply_at_once() -> None:
@@ -130,7 +143,6 @@ def test_a_lower_maximum_and_a_lower_budget_apply_at_once() -> None:
     _, targets = allocate(memory, request((10, 10, 0), spec=halved))
     assert sizes_of(targets) == (5, 5, 0)
     assert limits_of(targets) == ("budget", "budget", "")
-    assert targets[0].message == "10 wanted; 5 instead of 10 by the budget of 10 GPUs"
 
 
 def test_a_raised_minimum_applies_at_once() -> None:
@@ -172,7 +184,7 @@ def test_missing_demand_holds_every_size_and_says_why() -> None:
         memory, targets = allocate(memory, request(MISSING, now=now))
         assert sizes_of(targets) == (8, 2, 1)
         assert targets[0].reason == "Down"
-        assert targets[0].message == "sizes hold: connection refused"
+        assert targets[0].message == "demand is unknown (connection refused)"
         assert targets[0].limited_by == ""
     # The window starts again when the signal is back.
     _, targets = allocate(memory, request((1, 1, 0), now=5015.0))
@@ -184,7 +196,6 @@ def test_an_incomplete_signal_grows_but_never_shrinks() -> None:
     _, targets = allocate(restored((4, 4, 1)), request((9, 1, 0), spec=spec, shrink_allowed=False))
     assert sizes_of(targets) == (9, 4, 1)
     assert limits_of(targets) == ("", "metrics", "metrics")
-    assert targets[1].message.endswith("by missing metrics, without which no pool shrinks")
 
 
 def test_an_incomplete_signal_trades_nothing_away() -> None:
@@ -197,33 +208,154 @@ def test_an_incomplete_signal_trades_nothing_away() -> None:
 # --- nodes -----------------------------------------------------------------------------------------------------------
 
 
-def test_what_could_not_start_is_not_asked_for_again() -> None:
-    pending = fleet(prefill=5, lifecycle=Lifecycle.PENDING, ready_at=None)[3:]
+@pytest.mark.parametrize(
+    ("cause", "size", "limited_by"),
+    [
+        pytest.param(back_off("NodesExhausted"), 3, "nodes", id="nodes: what is Pending goes"),
+        pytest.param(back_off("ImagePullFailed"), 3, "backOff", id="image: what is Pending goes"),
+        pytest.param(back_off("QuotaExceeded", is_refusal=True), 4, "quota", id="quota: what exists stays"),
+        pytest.param(back_off("Forbidden", is_refusal=True), 4, "backOff", id="right: what exists stays"),
+    ],
+)
+def test_what_could_not_start_or_be_created_is_not_asked_for_again(
+    cause: BackOff, size: int, limited_by: str
+) -> None:
+    pending = fleet(prefill=4, lifecycle=Lifecycle.PENDING, ready_at=None)[3:]
     replicas = (*fleet(prefill=3), *pending)
-    asked = replace(
-        request((5, 0, 0), replicas=replicas, given_up={P: 2}),
-        capacity=(PoolCapacity(D, 1, 8, 8, 0, 0), PoolCapacity(P, 2, 16, 13, 3, 2)),
+    memory, targets = allocate(
+        restored((5, 0, 0)), request((5, 0, 0), replicas=replicas, back_offs={P: cause})
     )
-    memory, targets = allocate(restored((5, 0, 0)), asked)
-    assert (targets[0].replicas, targets[0].wanted, targets[0].limited_by) == (3, 5, "nodes")
-    assert targets[0].message == (
-        "5 wanted; 3 instead of 5 by the nodes: 2 could not start, 3 GPUs are free, at most 2 on one node"
-    )
-    memory, targets = allocate(memory, request((5, 0, 0), replicas=fleet(prefill=3), given_up={P: 2}))
-    assert (targets[0].replicas, targets[0].message) == (
-        3,
-        "5 wanted; 3 instead of 5 by the nodes: 2 could not start",
-    )
-    _, targets = allocate(memory, request((5, 0, 0), replicas=fleet(prefill=3), given_up={P: 0}))
-    assert targets[0].replicas == 5
+    assert (targets[0].replicas, targets[0].wanted, targets[0].limited_by) == (size, 5, limited_by)
+    assert targets[0].reason == cause.reason
+    _, targets = allocate(memory, request((5, 0, 0), replicas=replicas))
+    assert (targets[0].replicas, targets[0].reason) == (5, "Work")
 
 
-def test_nodes_may_force_a_pool_below_its_minimum() -> None:
+def test_the_minimum_stays_asked_for_whatever_could_not_start() -> None:
     spec = cluster(prefill=pool(P, minimum=4))
-    _, targets = allocate(
-        AllocationMemory.empty(), request((4, 0, 0), spec=spec, replicas=fleet(prefill=1), given_up={P: 3})
-    )
-    assert (targets[0].replicas, targets[0].limited_by) == (1, "nodes")
+    fleet_of_one = fleet(prefill=1)
+    for cause in (back_off("NodesExhausted"), back_off("QuotaExceeded", is_refusal=True)):
+        asked = request((6, 0, 0), spec=spec, replicas=fleet_of_one, back_offs={P: cause})
+        _, targets = allocate(AllocationMemory.empty(), asked)
+        assert (targets[0].replicas, targets[0].limited_by) == (4, cause.limit)
+        asked = request((4, 0, 0), spec=spec, replicas=fleet_of_one, back_offs={P: cause})
+        _, targets = allocate(AllocationMemory.empty(), asked)
+        assert (targets[0].replicas, targets[0].limited_by) == (4, "")
+
+
+# --- what people read ------------------------------------------------------------------------------------------------
+
+DOWN_SLOWLY = cluster(prefill=pool(P, minimum=1, maximum=5))
+CAPACITY = (PoolCapacity(D, 1, 8, 8, 0, 0), PoolCapacity(P, 2, 16, 13, 3, 2))
+REFUSED = back_off("QuotaExceeded", is_refusal=True)
+
+
+@pytest.mark.parametrize(
+    ("present", "asked", "message"),
+    [
+        pytest.param(1, request((3, 0, 0)), "3 wanted", id="nothing binds"),
+        pytest.param(
+            None, request(MISSING, spec=DOWN_SLOWLY), "minReplicas 1: no demand seen yet", id="first, blind"
+        ),
+        pytest.param(
+            None,
+            request((0, 0, 0), spec=DOWN_SLOWLY),
+            "minReplicas 1: demand asks for 0 (0 wanted)",
+            id="first",
+        ),
+        pytest.param(
+            0,
+            request(MISSING, spec=DOWN_SLOWLY),
+            "minReplicas 1: demand is unknown (connection refused)",
+            id="minimum, blind",
+        ),
+        pytest.param(
+            1,
+            request((9, 0, 0), spec=DOWN_SLOWLY),
+            "maxReplicas 5: demand asks for 9 (9 wanted)",
+            id="maximum",
+        ),
+        pytest.param(
+            1,
+            replace(request((9, 0, 0), spec=DOWN_SLOWLY), asked_by="/scale"),
+            "maxReplicas 5: /scale asks for 9",
+            id="maximum, set by others",
+        ),
+        pytest.param(
+            1,
+            request((9, 0, 0), spec=cluster(budget=4)),
+            "the budget of 4 GPUs leaves room for 4: demand asks for 9 (9 wanted)",
+            id="budget",
+        ),
+        pytest.param(
+            5,
+            request((2, 0, 0)),
+            "the stabilization window of behavior.scaleDown holds 5: demand asks for 2 (2 wanted)",
+            id="window down",
+        ),
+        pytest.param(
+            2,
+            request((5, 0, 0), spec=cluster(up=rules(3600))),
+            "the stabilization window of behavior.scaleUp holds 2: demand asks for 5 (5 wanted)",
+            id="window up",
+        ),
+        pytest.param(
+            1,
+            request((9, 0, 0), spec=cluster(up=rules(0, ScalingPolicy(PolicyType.PODS, 2, 60.0)))),
+            "the rate limits of behavior.scaleUp allow 3 for now: demand asks for 9 (9 wanted)",
+            id="rate up",
+        ),
+        pytest.param(
+            9,
+            request((1, 0, 0), spec=cluster(down=rules(0, ScalingPolicy(PolicyType.PODS, 2, 60.0)))),
+            "the rate limits of behavior.scaleDown allow 7 for now: demand asks for 1 (1 wanted)",
+            id="rate down",
+        ),
+        pytest.param(
+            10, request((11, 0, 0)), "10 is within 10 %: demand asks for 11 (11 wanted)", id="tolerance"
+        ),
+        pytest.param(
+            4,
+            request((1, 0, 0), shrink_allowed=False),
+            "no pool shrinks while metrics are missing: demand asks for 1 (1 wanted)",
+            id="metrics",
+        ),
+        pytest.param(
+            5,
+            replace(
+                request((5, 0, 0), replicas=fleet(prefill=3), back_offs={P: back_off("NodesExhausted")}),
+                capacity=CAPACITY,
+            ),
+            "the nodes hold 3, 2 more could not be scheduled (3 GPUs are free, at most 2 on one node): demand asks for 5 "
+            "(5 wanted)",
+            id="nodes",
+        ),
+        pytest.param(
+            5,
+            request((5, 0, 0), replicas=fleet(prefill=3), back_offs={P: back_off("NodesExhausted")}),
+            "the nodes hold 3, 2 more could not be scheduled: demand asks for 5 (5 wanted)",
+            id="nodes that cannot be read",
+        ),
+        pytest.param(
+            5,
+            request((5, 0, 0), replicas=fleet(prefill=3), back_offs={P: REFUSED}),
+            "3 until the next try: demand asks for 5 (5 wanted); QuotaExceeded happened; mend it",
+            id="quota",
+        ),
+        pytest.param(
+            5,
+            request((5, 0, 0), replicas=fleet(prefill=3), back_offs={P: back_off("ImagePullFailed")}),
+            "3 until the next try: demand asks for 5 (5 wanted); ImagePullFailed happened; mend it",
+            id="image",
+        ),
+    ],
+)
+def test_a_message_says_what_was_asked_for_and_what_bound_it(
+    present: int | None, asked: AllocationRequest, message: str
+) -> None:
+    memory = AllocationMemory.empty() if present is None else restored((present, 0, 0), now=999.0)
+    _, targets = allocate(memory, asked)
+    assert targets[0].message == message
 
 
 # --- budget ----------------------------------------------------------------------------------------------------------
@@ -333,6 +465,11 @@ def test_two_short_pools_trade_only_for_a_real_imbalance(present: Three, size: T
 # --- invariants ------------------------------------------------------------------------------------------------------
 
 COUNTS = st.integers(0, 40)
+BACK_OFFS = st.builds(
+    lambda reason, is_refusal: back_off(reason, is_refusal=is_refusal),
+    st.sampled_from(["NodesExhausted", "QuotaExceeded", "EngineCrashed"]),
+    st.booleans(),
+)
 THREE = st.tuples(COUNTS, COUNTS, COUNTS)
 POLICIES = st.lists(
     st.builds(ScalingPolicy, st.sampled_from(PolicyType), st.integers(1, 200), st.sampled_from([15.0, 60.0])),
@@ -378,17 +515,17 @@ def gpus_of(spec: ClusterSpec, sizes: Three) -> int:
     return sum(item.gpus_per_replica * size for item, size in zip(spec.pools, sizes, strict=True))
 
 
-@given(STEPS, THREE, st.dictionaries(st.sampled_from(PoolName), st.integers(0, 3)))
+@given(STEPS, THREE, st.dictionaries(st.sampled_from(PoolName), BACK_OFFS))
 def test_the_budget_and_the_bounds_hold_for_any_wishes_fleets_and_changes_of_the_spec(
     steps: list[tuple[float, Three | Missing, bool, ClusterSpec]],
     present: Three,
-    given_up: Mapping[PoolName, int],
+    back_offs: Mapping[PoolName, BackOff],
 ) -> None:
     memory, now, replicas = AllocationMemory.empty(), 0.0, fleet(*present)
     for step, wish, complete, spec in steps:
         now += step
         asked = request(
-            wish, now=now, spec=spec, replicas=replicas, shrink_allowed=complete, given_up=given_up
+            wish, now=now, spec=spec, replicas=replicas, shrink_allowed=complete, back_offs=back_offs
         )
         again = allocate(memory, asked)
         memory, targets = allocate(memory, asked)
@@ -399,7 +536,7 @@ def test_the_budget_and_the_bounds_hold_for_any_wishes_fleets_and_changes_of_the
         for item, target in zip(spec.pools, targets, strict=True):
             assert target.replicas <= item.max_replicas
             if target.replicas < item.min_replicas:
-                assert target.limited_by == "nodes" or minimums > spec.budget_gpus
+                assert minimums > spec.budget_gpus
             if target.replicas != target.wanted:
                 assert target.limited_by
 

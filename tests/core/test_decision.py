@@ -25,7 +25,7 @@ from inferencecluster.core.actions import Create, Delete, Fence
 from inferencecluster.core.decision import MAX_RECORDS, Decision, Memory, decide
 from inferencecluster.core.fleet import Lifecycle, PoolName, Replica
 from inferencecluster.core.missing import Missing
-from inferencecluster.core.observation import MetricsSample, PoolCapacity, RouterSample
+from inferencecluster.core.observation import MetricsSample, PoolCapacity, Refusal, RouterSample
 from inferencecluster.core.replacement import FIRST_BACK_OFF_SECONDS
 from inferencecluster.core.spec import ClusterSpec, ScalingMode
 from inferencecluster.core.status import ConditionStatus, ConditionType, DecisionRecord
@@ -230,29 +230,84 @@ class TestMissingSignals:
 class TestReplicasThatDoNotStart:
     """Given up, waited for, tried again."""
 
-    def test_the_wish_is_lowered_and_raised_again(self) -> None:
-        spec = make_spec(minimum=(2, 1, 0), budget=20)
-        world = World(spec, starts=lambda replica: replica.home is DECODE).add([make_replica(0)])
+    def run(self, spec: ClusterSpec, wished: dict[PoolName, int], looks: int) -> list[tuple[int, int, int]]:
+        """(seconds since the start, desired, existing) of prefill, whose second replica finds no node."""
+        world = World(spec, starts=lambda replica: replica.name == "c-engine-0" or replica.home is DECODE)
         memory, seen = Memory.empty(), []
-        for _ in range(25):
-            decision = decide(make_observation(spec, world.observed(), now=world.now), memory)
+        for _ in range(looks):
+            observation = make_observation(spec, world.observed(), now=world.now, external=wished)
+            decision = decide(observation, memory)
             memory = decision.memory
-            seen.append((int(world.now - 1000), decision.targets[PREFILL]))
+            existing = sum(replica.home is PREFILL for replica in world.observed())
+            seen.append((int(world.now - 1000), decision.targets[PREFILL], existing))
             world.apply(decision.actions)
             world.pass_time()
-        lowered = [now for now, target in seen if target == 1]
+        return seen
+
+    def test_above_the_minimum_the_wish_is_lowered_and_raised_again(self) -> None:
+        spec = make_spec(minimum=(1, 1, 0), budget=20, mode=ScalingMode.EXTERNAL)
+        seen = self.run(spec, sizes(2, 1, 0), looks=25)
+        lowered = [now for now, target, _ in seen if target == 1]
         tried_again = 100 + FIRST_BACK_OFF_SECONDS
         assert lowered == [100, 110, 120, tried_again + 100, tried_again + 110]
 
-    def test_no_other_is_created_while_one_is_given_up(self) -> None:
+    def test_the_minimum_stays_desired_and_its_creation_waits(self) -> None:
+        spec = make_spec(minimum=(2, 1, 0), budget=20, mode=ScalingMode.EXTERNAL)
+        seen = self.run(spec, sizes(2, 1, 0), looks=25)
+        assert {target for _, target, _ in seen} == {2}
+        waits = [now for now, _, existing in seen if existing == 1]
+        assert waits == [120, 130], "between the given-up Pod's end and the next try, nothing new exists"
+
+    def test_what_cannot_start_is_told_with_its_cause(self) -> None:
         stuck = make_replica(1, lifecycle=Lifecycle.STARTING, created_at=800.0)
         observation = make_observation(
             make_spec(minimum=(2, 1, 0)), [make_replica(0), stuck, make_replica(2, DECODE)]
         )
         decision = decide(observation, restored(2, 1, 0))
-        assert [(type(action), action.reason) for action in decision.actions] == [(Delete, "StartupTimeout")]
-        assert targets_of(decision) == (1, 1, 0)
-        assert decision.records[0].reason == "NodesExhausted"
+        assert [(type(action), action.reason) for action in decision.actions] == [
+            (Delete, "StartupDeadlineExceeded")
+        ]
+        assert targets_of(decision) == (2, 1, 0)
+        for kind in (ConditionType.STALLED, ConditionType.SCALING_LIMITED):
+            assert condition_of(decision, kind) == (ConditionStatus.TRUE, "StartupDeadlineExceeded")
+
+    @pytest.mark.parametrize(
+        ("failure", "reason", "limited_by"),
+        [
+            pytest.param("ErrImagePull: not found", "ImagePullFailed", "backOff", id="image"),
+            pytest.param("CrashLoopBackOff: exit code 1", "EngineCrashed", "backOff", id="crash"),
+            pytest.param("", "NodesExhausted", "nodes", id="no node"),
+        ],
+    )
+    def test_a_lowered_wish_is_recorded_with_its_cause(
+        self, failure: str, reason: str, limited_by: str
+    ) -> None:
+        stuck = (
+            make_replica(9, lifecycle=Lifecycle.FAILED, failure=failure)
+            if failure
+            else make_replica(9, lifecycle=Lifecycle.PENDING, created_at=800.0)
+        )
+        spec = replace(SPEC, mode=ScalingMode.EXTERNAL)
+        observation = make_observation(spec, [*make_fleet(1, 1), stuck], external=sizes(2, 1, 0))
+        decision = decide(observation, restored(2, 1, 0))
+        assert [(record.reason, record.limited_by) for record in decision.records] == [(reason, limited_by)]
+
+    def test_trouble_is_told_through_the_next_try_until_a_replica_serves(self) -> None:
+        spec = replace(SPEC, mode=ScalingMode.EXTERNAL)
+        broken = make_replica(9, lifecycle=Lifecycle.FAILED, failure="ErrImagePull: x")
+        fleet, wished = make_fleet(1, 1), sizes(2, 1, 0)
+        first = decide(make_observation(spec, [*fleet, broken], external=wished), restored(2, 1, 0))
+        trying = make_replica(2, lifecycle=Lifecycle.STARTING, created_at=1040.0)
+        retry = make_observation(spec, [*fleet, trying], now=1050.0, external=wished)
+        second = decide(retry, first.memory)
+        assert condition_of(second, ConditionType.SCALING_LIMITED) == (
+            ConditionStatus.TRUE,
+            "ImagePullFailed",
+        )
+        served = make_replica(2, created_at=1040.0)
+        more = make_observation(spec, [*fleet, served], now=1060.0, external=sizes(3, 1, 0))
+        third = decide(more, second.memory)
+        assert condition_of(third, ConditionType.SCALING_LIMITED) == (ConditionStatus.FALSE, "WithinLimits")
 
     def test_a_rollout_that_fails_is_not_repeated_at_once(self) -> None:
         old = make_fleet(1, 1, revision="r0")
@@ -264,9 +319,57 @@ class TestReplicasThatDoNotStart:
         second = decide(later, first.memory)
         assert second.actions == ()
         assert second.outcome == Blocked(
-            "BackOff", "prefill: replicas did not start and are tried again later"
+            "BackOff", "prefill: replicas could not be created or started and are tried again later"
         )
         assert condition_of(second, ConditionType.STALLED) == (ConditionStatus.TRUE, "ImagePullFailed")
+
+
+class TestCreatesThatAreRefused:
+    """The API server says no."""
+
+    REFUSAL = Refusal(DECODE, "QuotaExceeded", 'pods "c-engine-2" is forbidden: exceeded quota: gpus (403)')
+
+    def look(self, memory: Memory, now: float, *refusals: Refusal, minimum: int = 1) -> Decision:
+        spec = make_spec(minimum=(1, minimum, 0), mode=ScalingMode.EXTERNAL)
+        observation = make_observation(spec, make_fleet(1, 1), now=now, external=sizes(1, 2, 0))
+        return decide(replace(observation, refusals=refusals), memory)
+
+    def test_they_are_held_back_and_tried_again_after_a_growing_wait(self) -> None:
+        memory, tries = restored(1, 2, 0), []
+        refused: tuple[Refusal, ...] = ()
+        for second in range(600):
+            decision = self.look(memory, 1000.0 + second, *refused)
+            memory, refused = decision.memory, ()
+            if decision.actions:
+                tries.append(second)
+                refused = (self.REFUSAL,)
+        # Each refusal is seen one look after its try.
+        assert tries == [0, 2, 5, 10, 19, 36, 69, 134, 263, 520]
+
+    def test_the_wish_is_lowered_to_what_exists_and_the_cause_is_told_in_the_servers_words(self) -> None:
+        decision = self.look(restored(1, 2, 0), 1000.0, self.REFUSAL)
+        assert targets_of(decision) == (1, 1, 0)
+        [record] = decision.records
+        assert (record.reason, record.limited_by) == ("QuotaExceeded", "quota")
+        assert "exceeded quota: gpus" in record.message
+        assert condition_of(decision, ConditionType.SCALING_LIMITED) == (
+            ConditionStatus.TRUE,
+            "QuotaExceeded",
+        )
+
+    def test_below_the_minimum_the_cluster_is_stalled_and_the_minimum_stays_desired(self) -> None:
+        decision = self.look(restored(1, 2, 0), 1000.0, self.REFUSAL, minimum=2)
+        assert targets_of(decision) == (1, 2, 0)
+        assert decision.actions == ()
+        assert condition_of(decision, ConditionType.STALLED) == (ConditionStatus.TRUE, "QuotaExceeded")
+
+    def test_nothing_is_deleted_because_nothing_can_be_created(self) -> None:
+        spec = replace(SPEC, mode=ScalingMode.EXTERNAL)
+        pending = make_replica(2, DECODE, lifecycle=Lifecycle.PENDING, created_at=995.0)
+        observation = make_observation(spec, [*make_fleet(1, 1), pending], external=sizes(1, 3, 0))
+        decision = decide(replace(observation, refusals=(self.REFUSAL,)), restored(1, 3, 0))
+        assert targets_of(decision) == (1, 2, 0)
+        assert decision.actions == ()
 
 
 class TestSettling:

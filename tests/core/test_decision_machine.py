@@ -14,10 +14,13 @@ from inferencecluster.core.actions import Create, Fence
 from inferencecluster.core.decision import Decision, Memory, decide
 from inferencecluster.core.fleet import Lifecycle, PoolName, Replica, ReplicaLoad, gpus_held
 from inferencecluster.core.missing import Missing
+from inferencecluster.core.observation import Refusal
 from inferencecluster.core.spec import ClusterSpec, ScalingMode
 from inferencecluster.core.status import DecisionRecord
 from inferencecluster.core.transition import Complete
 from inferencecluster.core.victims import is_current
+
+HARD_LIMITS = ("nodes", "quota", "backOff", "budget")
 
 LOOKS_TO_SETTLE = 300
 """Enough for every drain deadline (20 looks), back-off (60) and startup deadline (10) in a row."""
@@ -33,6 +36,8 @@ class Operator(RuleBasedStateMachine):
         self.rate: float = 0.0
         self.sees_metrics = True
         self.broken: set[PoolName] = set()
+        self.refusing: set[PoolName] = set()
+        self.refusals: tuple[Refusal, ...] = ()
         self.most_gpus = 0
 
     @initialize(spec=specs())
@@ -47,6 +52,7 @@ class Operator(RuleBasedStateMachine):
             rate=self.rate if self.world.routers_answer else UNSEEN,
             metrics=None if self.sees_metrics else UNSEEN,
         )
+        observation = replace(observation, refusals=self.refusals)
         decision = decide(observation, self.memory)
         assert decision == decide(observation, self.memory), "equal inputs gave different decisions"
         return decision
@@ -58,8 +64,24 @@ class Operator(RuleBasedStateMachine):
         self.check_targets(decision, before)
         self.memory = decision.memory
         self.published = dict(decision.targets), decision.memory.records
-        self.world.apply(decision.actions)
+        self.act(decision)
         self.world.pass_time(seconds)
+
+    def act(self, decision: Decision) -> None:
+        """All actions but the creates that the API server refuses."""
+        refused = {
+            action.pool: action
+            for action in decision.actions
+            if isinstance(action, Create) and action.pool in self.refusing
+        }
+        waiting = self.memory.replacement.waiting(self.world.now)
+        assert not refused.keys() & waiting.keys(), "tried again before its wait was over"
+        self.refusals = tuple(Refusal(name, "QuotaExceeded", "exceeded quota") for name in refused)
+        self.world.apply(
+            action
+            for action in decision.actions
+            if not (isinstance(action, Create) and action.pool in refused)
+        )
 
     def memory_targets(self) -> dict[PoolName, int]:
         targets = self.memory.targets
@@ -71,11 +93,11 @@ class Operator(RuleBasedStateMachine):
             pool = spec.pool(target.pool)
             size = target.replicas
             assert size <= pool.max_replicas
-            assert size >= pool.min_replicas or target.limited_by in ("nodes", "budget"), target
+            assert size >= pool.min_replicas, target
             same_spec = self.memory.generation == spec.generation
             blind = not (self.world.routers_answer and self.sees_metrics)
             automatic = spec.mode in (ScalingMode.AUTOMATIC, ScalingMode.RECOMMEND)
-            if blind and same_spec and automatic and target.limited_by not in ("nodes", "budget"):
+            if blind and same_spec and automatic and target.limited_by not in HARD_LIMITS:
                 assert size >= before.get(target.pool, 0), f"shrank without signals: {target}"
         gpus = sum(spec.pool(name).gpus_per_replica * size for name, size in decision.targets.items())
         assert gpus <= spec.budget_gpus
@@ -96,6 +118,7 @@ class Operator(RuleBasedStateMachine):
 
     def restart(self) -> None:
         self.memory = Memory.empty()
+        self.refusals = ()
         if self.published is not None:
             targets, records = self.published
             self.memory = Memory.restored(targets, records, self.world.now)
@@ -128,11 +151,18 @@ class Operator(RuleBasedStateMachine):
         """Replicas of these pools find no node."""
         self.broken = pools
 
-    @rule(spec=specs(), new_revision=st.booleans())
-    def spec_changes(self, spec: ClusterSpec, new_revision: bool) -> None:
+    @rule(pools=st.sets(st.sampled_from(PoolName), max_size=2))
+    def quota(self, pools: set[PoolName]) -> None:
+        """The API server creates nothing in these pools."""
+        self.refusing = pools
+
+    @rule(spec=specs(), new_revision=st.booleans(), template=st.sampled_from(["t1", "t2"]))
+    def spec_changes(self, spec: ClusterSpec, new_revision: bool, template: str) -> None:
         now = self.world.spec
+        prefill, decode, mixed = spec.pools
         self.world.spec = replace(
             spec,
+            pools=(prefill, replace(decode, template=template), mixed),
             generation=now.generation + 1,
             revision=f"r{now.generation + 1}" if new_revision else now.revision,
         )
@@ -182,14 +212,15 @@ class Operator(RuleBasedStateMachine):
         """When the world calms down, the fleet settles, and then nothing is written any more."""
         if not hasattr(self, "world"):
             return
-        self.world.routers_answer, self.sees_metrics, self.broken = True, True, set()
+        self.world.routers_answer, self.sees_metrics = True, True
+        self.broken, self.refusing = set(), set()
         quiet, looks = 0, 0
         while quiet < 20:
             looks += 1
             assert looks < LOOKS_TO_SETTLE, self.world.explain("does not settle")
             decision = self.observe_and_decide()
             self.memory = decision.memory
-            self.world.apply(decision.actions)
+            self.act(decision)
             self.world.pass_time()
             quiet = quiet + 1 if decision.outcome == Complete() and not decision.records else 0
         spec = self.world.spec

@@ -10,7 +10,7 @@ from tests.strategies import make_observation, make_replica, make_spec
 
 from inferencecluster.core.fleet import Lifecycle, PoolName, Replica
 from inferencecluster.core.missing import Missing
-from inferencecluster.core.observation import PoolCapacity
+from inferencecluster.core.observation import PoolCapacity, Refusal
 from inferencecluster.core.replacement import (
     FIRST_BACK_OFF_SECONDS,
     LONGEST_BACK_OFF_SECONDS,
@@ -51,14 +51,16 @@ def failed(failure: str, ordinal: int = 0, *, ready_at: float | None = None) -> 
 @pytest.mark.parametrize(
     ("replica", "reason"),
     [
-        pytest.param(pending(), "Unschedulable", id="Pending at the deadline"),
+        pytest.param(pending(), "NodesExhausted", id="Pending at the deadline"),
         pytest.param(pending(created_at=900.5), None, id="Pending just before it"),
         pytest.param(
-            make_replica(0, lifecycle=Lifecycle.STARTING, created_at=900.0), "StartupTimeout", id="starting"
+            make_replica(0, lifecycle=Lifecycle.STARTING, created_at=900.0),
+            "StartupDeadlineExceeded",
+            id="starting",
         ),
         pytest.param(failed("ErrImagePull: not found"), "ImagePullFailed", id="image"),
         pytest.param(failed("ImagePullBackOff: back-off"), "ImagePullFailed", id="image back-off"),
-        pytest.param(failed("CrashLoopBackOff: exit code 1"), "CrashLoop", id="crash loop"),
+        pytest.param(failed("CrashLoopBackOff: exit code 1"), "EngineCrashed", id="crash loop"),
         pytest.param(failed("Evicted: disk pressure", ready_at=5.0), "ReplicaFailed", id="evicted"),
         pytest.param(failed(""), "ReplicaFailed", id="no word why"),
         pytest.param(make_replica(0), None, id="ready"),
@@ -71,13 +73,42 @@ def test_who_is_given_up(replica: Replica, reason: str | None) -> None:
     assert given_up == ({} if reason is None else {"c-engine-0": reason})
 
 
-def test_messages_say_what_to_do() -> None:
-    observation = make_observation(SPEC, [replace(pending(), gpus=2)])
-    _, given_up = review_replicas(ReplacementMemory.empty(), observation)
-    assert given_up[0].message == (
-        "c-engine-0 found no node for 2 GPUs within 100 s: add nodes, free GPUs, or correct "
-        "spec.pools.prefill.nodeSelector and tolerations"
-    )
+@pytest.mark.parametrize(
+    ("replica", "message"),
+    [
+        pytest.param(
+            replace(pending(), gpus=2),
+            "c-engine-0 could not be scheduled within 100 s, no node has 2 GPUs free for it; add nodes, free GPUs, or "
+            "correct spec.pools.prefill.nodeSelector and tolerations",
+            id="Pending",
+        ),
+        pytest.param(
+            make_replica(0, lifecycle=Lifecycle.STARTING, created_at=900.0),
+            "c-engine-0 was not ready within 100 s; read the engine's log, or raise "
+            "spec.scaling.startupTimeoutSeconds for a large model",
+            id="starting",
+        ),
+        pytest.param(
+            failed("ErrImagePull: not found"),
+            "c-engine-0 failed with ErrImagePull: not found; check spec.engine.image and its pull secret",
+            id="image",
+        ),
+        pytest.param(
+            failed("CrashLoopBackOff: exit code 1"),
+            "c-engine-0 failed with CrashLoopBackOff: exit code 1; check spec.engine.config and the model against the "
+            "engine's log",
+            id="crash loop",
+        ),
+        pytest.param(
+            failed(""),
+            "c-engine-0 failed with no reason given; see the Pod's events",
+            id="no word why",
+        ),
+    ],
+)
+def test_messages_say_what_to_do(replica: Replica, message: str) -> None:
+    _, given_up = review_replicas(ReplacementMemory.empty(), make_observation(SPEC, [replica]))
+    assert given_up[0].message == message
 
 
 class TestReplicasThatStopAnswering:
@@ -191,3 +222,78 @@ class TestCapacity:
         memory, _ = review([replace(pending(), home=DECODE)], now=1000.0, free=(0, 0))
         memory, _ = review([], memory, now=1005.0, free=(8, 8))
         assert DECODE in memory.waiting(1005.0)
+
+
+class TestRefusedCreates:
+    """By pool and reason."""
+
+    QUOTA = Refusal(PREFILL, "QuotaExceeded", "exceeded quota: gpus (403)")
+
+    def refuse(
+        self,
+        memory: ReplacementMemory,
+        *refusals: Refusal,
+        now: float,
+        replicas: Sequence[Replica] = (),
+        spec: ClusterSpec = SPEC,
+    ) -> ReplacementMemory:
+        observation = replace(make_observation(spec, replicas, now=now), refusals=refusals)
+        return review_replicas(memory, observation)[0]
+
+    def test_waits_double_from_a_second_to_five_minutes(self) -> None:
+        memory, now, waits = ReplacementMemory.empty(), 1000.0, []
+        for _ in range(11):
+            memory = self.refuse(memory, self.QUOTA, now=now)
+            back_off = memory.waiting(now)[PREFILL]
+            waits.append(back_off.until - now)
+            now = back_off.until
+        assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+
+    def test_each_reason_has_its_own_wait_and_the_longest_counts(self) -> None:
+        memory = self.refuse(ReplacementMemory.empty(), self.QUOTA, now=1000.0)
+        memory = self.refuse(memory, self.QUOTA, now=1001.0)
+        right = Refusal(PREFILL, "Forbidden", "pods is forbidden (403)")
+        memory = self.refuse(memory, right, now=1002.0)
+        assert [item.seconds for item in memory.refusals.values()] == [2, 1]
+        assert memory.waiting(1002.5)[PREFILL].reason == "QuotaExceeded"
+        memory = self.refuse(memory, self.QUOTA, now=1003.0)
+        assert memory.waiting(1003.0)[PREFILL].seconds == 4
+
+    def test_other_pools_do_not_wait(self) -> None:
+        memory = self.refuse(ReplacementMemory.empty(), self.QUOTA, now=1000.0)
+        assert set(memory.waiting(1000.0)) == {PREFILL}
+
+    def test_a_create_that_succeeds_ends_the_trouble(self) -> None:
+        fleet = [make_replica(0)]
+        memory = self.refuse(ReplacementMemory.empty(), self.QUOTA, now=1000.0, replicas=fleet)
+        memory = self.refuse(memory, now=1001.0, replicas=fleet)
+        assert memory.refusals, "nothing was created yet"
+        created = make_replica(1, lifecycle=Lifecycle.PENDING, created_at=1001.0)
+        memory = self.refuse(memory, now=1002.0, replicas=[*fleet, created])
+        assert memory.refusals == {}
+
+    def test_another_spec_is_tried_at_once(self) -> None:
+        memory = self.refuse(ReplacementMemory.empty(), self.QUOTA, now=1000.0)
+        memory = self.refuse(memory, now=1000.5, spec=replace(SPEC, generation=2))
+        assert memory.troubles == {}
+
+    def test_it_is_forgotten_ten_minutes_after_the_last_wait(self) -> None:
+        memory = self.refuse(ReplacementMemory.empty(), self.QUOTA, now=1000.0)
+        end = 1001.0 + TROUBLE_IS_OVER_SECONDS
+        assert self.refuse(memory, now=end - 1).refusals
+        assert self.refuse(memory, now=end).refusals == {}
+
+    @pytest.mark.parametrize(
+        ("reason", "advice"),
+        [
+            ("NamespaceTerminating", "nothing can be created before the namespace is gone and made anew"),
+            ("QuotaExceeded", "raise the namespace's ResourceQuota, or lower maxReplicas"),
+            ("Forbidden", "grant the operator's ServiceAccount the right, or change the admission policy"),
+            ("InvalidPod", "correct what the message names in spec.engine or spec.pools"),
+        ],
+    )
+    def test_the_servers_words_and_what_to_do_are_told(self, reason: str, advice: str) -> None:
+        refusal = Refusal(PREFILL, reason, "pods is forbidden (403)")
+        memory = self.refuse(ReplacementMemory.empty(), refusal, now=1000.0)
+        told = memory.troubles[PREFILL].message
+        assert told == f"no replica can be created: pods is forbidden (403); {advice}"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.core.test_transition import drive, plan, steps_of
 from tests.strategies import World, make_fleet, make_replica, make_spec, sizes
 
 from inferencecluster.core.fleet import Lifecycle, PoolName, Replica
+from inferencecluster.core.spec import ClusterSpec
 from inferencecluster.core.transition import Blocked
 
 PREFILL, DECODE, MIXED = PoolName
@@ -145,6 +148,83 @@ def test_a_changed_shape_is_a_rollout_too() -> None:
     assert steps == ["create 2 prefill", ".", "fence 0", "delete 0", "."]
 
 
+def with_template(spec: ClusterSpec, name: PoolName, template: str) -> ClusterSpec:
+    pools = [replace(pool, template=template) if pool.name is name else pool for pool in spec.pools]
+    return replace(spec, pools=(pools[0], pools[1], pools[2]))
+
+
+class TestAnotherTemplate:
+    """One pool's placement or resources changed; the revision did not."""
+
+    @pytest.mark.parametrize(
+        ("budget", "expected"),
+        [
+            pytest.param(
+                4,
+                [
+                    "create 3 prefill",
+                    ".",
+                    "fence 1",
+                    "delete 1",
+                    ".",
+                    "create 1 prefill",
+                    ".",
+                    "fence 0",
+                    "delete 0",
+                    ".",
+                ],
+                id="room for one",
+            ),
+            pytest.param(
+                3,
+                [
+                    "fence 1",
+                    "delete 1",
+                    ".",
+                    "create 1 prefill",
+                    ".",
+                    "fence 0",
+                    "delete 0",
+                    ".",
+                    "create 0 prefill",
+                    ".",
+                ],
+                id="without room, one after the other",
+            ),
+        ],
+    )
+    def test_its_replicas_are_replaced_one_by_one_and_no_others(
+        self, budget: int, expected: list[str]
+    ) -> None:
+        spec = with_template(make_spec(budget=budget), PREFILL, "t2")
+        fleet = [
+            replace(replica, template="t1" if replica.home is PREFILL else "") for replica in make_fleet(2, 1)
+        ]
+        assert drive(World(spec).add(fleet), sizes(2, 1)) == expected
+
+    def test_it_does_not_wait_for_a_partner_that_grows(self) -> None:
+        """All replicas are of one revision: whoever serves can pair with whoever is old or new."""
+        spec = with_template(make_spec(), PREFILL, "t2")
+        old_one = replace(make_replica(0, PREFILL), template="t1")
+        fleet = [old_one, replace(make_replica(1, PREFILL), template="t2"), make_replica(2, DECODE)]
+        steps = steps_of(plan(fleet, sizes(1, 4), spec=spec))
+        assert "fence 0" in steps
+
+    def test_replicas_that_tell_none_are_kept(self) -> None:
+        spec = with_template(make_spec(), PREFILL, "t2")
+        assert steps_of(plan(make_fleet(1, 1), sizes(1, 1), spec=spec)) == []
+
+    def test_it_joins_a_rollout_of_a_revision_in_pairs(self) -> None:
+        spec = with_template(make_spec(), PREFILL, "t2")
+        fleet = [
+            replace(make_replica(0, PREFILL), template="t1"),
+            replace(make_replica(1, PREFILL), template="t2"),
+            old(2, DECODE),
+        ]
+        steps = steps_of(plan(fleet, sizes(1, 1), spec=spec))
+        assert not [step for step in steps if "fence" in step], "no new pair serves yet"
+
+
 def test_old_pairs_go_when_mixed_takes_over() -> None:
     world = World(make_spec(budget=4)).add(make_fleet(1, 1, revision="r0"))
     steps = drive(world, sizes(0, 0, 1))
@@ -203,7 +283,9 @@ class TestMakingRoom:
     def test_a_revision_that_does_not_start_takes_nothing_away(self) -> None:
         fleet = [old(0, PREFILL), old(1, DECODE)]
         outcome = plan(fleet, sizes(1, 1), spec=make_spec(budget=2), held_back=[PREFILL])
-        assert outcome == Blocked("BackOff", "prefill: replicas did not start and are tried again later")
+        assert outcome == Blocked(
+            "BackOff", "prefill: replicas could not be created or started and are tried again later"
+        )
 
     def test_one_at_a_time(self) -> None:
         fleet = [old(0, PREFILL), old(1, DECODE, fenced_at=990.0, fence_reason="Rollout")]

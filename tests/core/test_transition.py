@@ -237,9 +237,7 @@ def draining(
         pytest.param(draining(load=DRAINED), ["delete 0"], "", id="drained"),
         pytest.param(draining(load=IDLE), [], "every router to confirm the fence", id="not confirmed"),
         pytest.param(draining(load=busy(2)), [], "2 requests and 0 KV transfers to end", id="requests"),
-        pytest.param(
-            draining(load=busy(0, 1)), [], "0 requests and 1 KV transfers to end", id="KV transfers"
-        ),
+        pytest.param(draining(load=busy(0, 1)), [], "0 requests and 1 KV transfer to end", id="KV transfers"),
         pytest.param(
             draining(load=UNSEEN), [], "the routers to answer (connection refused)", id="missing is not idle"
         ),
@@ -336,7 +334,7 @@ def test_nothing_is_created_in_a_pool_that_backs_off() -> None:
     assert steps_of(outcome) == ["create 0 decode"]
     fleet = [make_replica(0, DECODE)]
     assert plan(fleet, sizes(2, 1), held_back=[PREFILL]) == Blocked(
-        "BackOff", "prefill: replicas did not start and are tried again later"
+        "BackOff", "prefill: replicas could not be created or started and are tried again later"
     )
 
 

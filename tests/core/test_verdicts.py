@@ -38,7 +38,7 @@ def situation(
     _, demand = observe_demand(DemandMemory.empty(), observation)
     seen = replace(observation, replicas=tuple(failing))
     memory, _ = review_replicas(ReplacementMemory.empty(), seen)
-    return Situation(observation, demand, (prefill, decode, mixed), memory.pools, spec_settled=settled)
+    return Situation(observation, demand, (prefill, decode, mixed), memory.troubles, spec_settled=settled)
 
 
 def condition(kind: ConditionType, about: Situation) -> tuple[str, str]:
@@ -148,7 +148,8 @@ class TestStalled:
         about = situation(make_observation(SPEC, make_fleet(0, 1)), settled=False, failing=[BROKEN])
         assert condition(ConditionType.STALLED, about) == ("True", "ImagePullFailed")
         assert message(ConditionType.STALLED, about) == (
-            "prefill: c-engine-9 failed: ErrImagePull: not found: check spec.engine.image and its pull secret"
+            "prefill cannot start: c-engine-9 failed with ErrImagePull: not found; check spec.engine.image and its "
+            "pull secret"
         )
 
     def test_a_rollout_that_cannot_start(self) -> None:
@@ -175,19 +176,19 @@ class TestMetrics:
             pytest.param(
                 replace(HEALTHY, routers=UNSEEN),
                 "RouterUnavailable",
-                "connection refused: sizes hold or grow, no pool shrinks, drains wait",
+                "the routers cannot be read (connection refused): sizes hold or grow, no pool shrinks, and drains wait",
                 id="routers",
             ),
             pytest.param(
                 replace(HEALTHY, metrics=Missing("TimedOut")),
                 "PrometheusUnavailable",
-                "TimedOut: no pool shrinks, growth follows the routers alone",
+                "Prometheus cannot be read (TimedOut): no pool shrinks, and growth follows the routers alone",
                 id="Prometheus",
             ),
             pytest.param(
                 replace(HEALTHY, routers=UNSEEN, metrics=UNSEEN),
                 "RouterUnavailable",
-                "connection refused: sizes hold or grow, no pool shrinks, drains wait",
+                "the routers cannot be read (connection refused): sizes hold or grow, no pool shrinks, and drains wait",
                 id="both",
             ),
         ],
@@ -213,34 +214,40 @@ class TestScalingLimited:
             pytest.param(
                 target(PREFILL, 4, wanted=9, limited_by="budget"),
                 "BudgetExhausted",
-                "prefill wants 9 replicas and gets 4: budget.gpus is 8: raise it, or lower minReplicas of other pools",
+                "prefill needs 9 replicas and gets 4 within budget.gpus 8; raise it, or lower minReplicas of other pools",
                 id="budget",
             ),
             pytest.param(
                 target(DECODE, 10, wanted=12, limited_by="maxReplicas"),
                 "AtMaxReplicas",
-                "decode wants 12 replicas and gets 10: maxReplicas is 10: raise it",
+                "decode needs 12 replicas and gets 10, its maxReplicas; raise it to allow more",
                 id="maximum",
-            ),
-            pytest.param(
-                target(PREFILL, 1, wanted=2, limited_by="nodes"),
-                "NodesExhausted",
-                "prefill wants 2 replicas and gets 1: c-engine-9 failed: ErrImagePull: not found: check "
-                "spec.engine.image and its pull secret",
-                id="nodes",
-            ),
-            pytest.param(
-                target(DECODE, 1, wanted=2, limited_by="nodes"),
-                "NodesExhausted",
-                "decode wants 2 replicas and gets 1: replicas could not start",
-                id="nodes, forgotten why",
             ),
         ],
     )
     def test_the_limit_is_named(self, limited: Target, reason: str, told: str) -> None:
-        about = situation(HEALTHY, limited, failing=[BROKEN])
+        about = situation(HEALTHY, limited)
         assert condition(ConditionType.SCALING_LIMITED, about) == ("True", reason)
         assert message(ConditionType.SCALING_LIMITED, about) == told
+
+    @pytest.mark.parametrize(
+        "lowered",
+        [
+            pytest.param(target(PREFILL, 1, wanted=2, limited_by="backOff"), id="wish lowered"),
+            pytest.param(target(PREFILL, 2), id="wish not lowered yet, or the minimum"),
+        ],
+    )
+    def test_what_could_not_start_is_named_by_its_cause(self, lowered: Target) -> None:
+        about = situation(HEALTHY, lowered, failing=[BROKEN])
+        assert condition(ConditionType.SCALING_LIMITED, about) == ("True", "ImagePullFailed")
+        assert message(ConditionType.SCALING_LIMITED, about) == (
+            "prefill serves with 1 of 2 replicas: c-engine-9 failed with ErrImagePull: not found; check "
+            "spec.engine.image and its pull secret"
+        )
+
+    def test_what_could_not_start_is_no_limit_once_it_is_not_needed(self) -> None:
+        about = situation(HEALTHY, target(PREFILL, 1), failing=[BROKEN])
+        assert condition(ConditionType.SCALING_LIMITED, about) == ("False", "WithinLimits")
 
     @pytest.mark.parametrize(
         "unlimited",

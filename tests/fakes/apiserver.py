@@ -44,9 +44,10 @@ WITHOUT_GENERATION = {"configmaps", "events", "leases", "nodes", "pods", "rolebi
 class ApiError(Exception):
     """An answer that is no success."""
 
-    def __init__(self, status: int, message: str, *, retry_after: int | None = None) -> None:
+    def __init__(self, status: int, message: str, *, retry_after: int | None = None, cause: str = "") -> None:
         self.status = status
         self.message = message
+        self.cause = cause
         self.retry_after = retry_after
         super().__init__(f"{status}: {message}")
 

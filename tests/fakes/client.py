@@ -138,7 +138,7 @@ class FakeClient:
 def _translated(verb: str, error: ApiError) -> Exception:
     match error.status:
         case 403:
-            return Forbidden(verb=verb, target="fake", detail=error.message)
+            return Forbidden(verb=verb, target="fake", detail=error.message, cause=error.cause)
         case 409:
             return Conflict(verb=verb, target="fake", detail=error.message)
         case 410:

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -119,5 +120,12 @@ async def _stream(server: FakeApiServer, request: web.Request) -> web.StreamResp
 
 def _status(error: ApiError) -> web.Response:
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    body = {"kind": "Status", "status": "Failure", "code": error.status, "message": error.message}
+    body: dict[str, Any] = {
+        "kind": "Status",
+        "status": "Failure",
+        "code": error.status,
+        "message": error.message,
+    }
+    if error.cause:
+        body["details"] = {"causes": [{"reason": "Other"}, {"reason": error.cause, "message": "in words"}]}
     return web.json_response(body, status=error.status, headers=headers)

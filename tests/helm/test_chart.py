@@ -30,6 +30,7 @@ EVERYTHING = {
     "networkPolicy": {"enabled": True},
     "serviceMonitor": {"enabled": True, "labels": {"release": "stack"}},
     "podMonitor": {"enabled": True, "labels": {"release": "stack"}},
+    "prometheusRule": {"enabled": True, "labels": {"release": "stack"}},
 }
 NAMESPACED = {**EVERYTHING, "watchNamespaces": ["team-a", "team-b"], "nodes": {"read": False}}
 

@@ -10,6 +10,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from inferencecluster.api.translate import template_of
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.render.context import Platform, PoolContext
@@ -79,6 +80,7 @@ def test_operator_and_router_find_a_replica_by_its_labels(make_context: MakeCont
     assert metadata["annotations"] == {
         "gpupools.dev/kv-capacity-tokens": "500000",
         "gpupools.dev/max-batch-size": "192",
+        "gpupools.dev/template": template_of(context.pool_spec),
     }
 
 

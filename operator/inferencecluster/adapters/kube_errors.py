@@ -14,6 +14,13 @@ from inferencecluster.core.errors import ApiUnavailable, ApplyError, Conflict, F
 _DETAIL_CHARACTERS: Final = 500
 """A status message is a sentence; error pages of proxies are not."""
 
+_TOLD_CAUSES: Final = frozenset({"NamespaceTerminating"})
+"""Entries of `details.causes` that say why a whole request was refused (core/v1 `NamespaceTerminatingCause`)."""
+QUOTA_EXCEEDED: Final = "QuotaExceeded"
+_QUOTA_WORDS: Final = "exceeded quota: "
+"""All that tells a full ResourceQuota from any other 403 (kubernetes, plugin/pkg/admission/resourcequota). It names
+the refusal for people; what is done about it does not depend on it."""
+
 
 class Throttled(ApiUnavailable):
     """429 or 503 with a Retry-After: come back in `retry_after_seconds`."""
@@ -39,7 +46,9 @@ async def raise_for_status(response: aiohttp.ClientResponse, *, verb: str, targe
     status = response.status
     if status < HTTPStatus.BAD_REQUEST:
         return
-    detail = f"{_message(await response.read())} ({status})"
+    body = await response.read()
+    parsed = _parsed(body)
+    detail = f"{_message(parsed, body)} ({status})"
     refusals: dict[int, type[ApplyError]] = {
         HTTPStatus.CONFLICT: Conflict,
         HTTPStatus.FORBIDDEN: Forbidden,
@@ -49,7 +58,8 @@ async def raise_for_status(response: aiohttp.ClientResponse, *, verb: str, targe
         HTTPStatus.UNPROCESSABLE_ENTITY: Invalid,
     }
     if status in refusals:
-        raise refusals[status](verb=verb, target=target, detail=detail)
+        cause = _cause(parsed, detail) if status == HTTPStatus.FORBIDDEN else ""
+        raise refusals[status](verb=verb, target=target, detail=detail, cause=cause)
     if status == HTTPStatus.GONE:
         raise VersionExpired(source=question(verb, target), detail=detail)
     retry_after = response.headers.get("Retry-After", "")
@@ -58,14 +68,29 @@ async def raise_for_status(response: aiohttp.ClientResponse, *, verb: str, targe
     raise ApiUnavailable(source=question(verb, target), detail=detail)
 
 
-def _message(body: bytes) -> str:
-    """The `message` of a Status, else the start of whatever a proxy said."""
+def _parsed(body: bytes) -> dict[str, Any]:
+    """The Status that the body holds; empty for anything else."""
     try:
         parsed = json.loads(body)
     except ValueError:
-        parsed = None
-    message = parsed.get("message") if isinstance(parsed, dict) else None
-    return str(message or body.decode(errors="replace"))[:_DETAIL_CHARACTERS]
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def _message(parsed: Mapping[str, Any], body: bytes) -> str:
+    """The `message` of a Status, else the start of whatever a proxy said."""
+    return str(parsed.get("message") or body.decode(errors="replace"))[:_DETAIL_CHARACTERS]
+
+
+def _cause(parsed: Mapping[str, Any], detail: str) -> str:
+    """Why exactly a 403 was given; empty for missing rights and admission policies."""
+    details = parsed.get("details")
+    causes = details.get("causes") if isinstance(details, dict) else None
+    for cause in causes if isinstance(causes, list) else ():
+        told = cause.get("reason") if isinstance(cause, dict) else None
+        if told in _TOLD_CAUSES:
+            return str(told)
+    return QUOTA_EXCEEDED if _QUOTA_WORDS in detail else ""
 
 
 def question(verb: str, target: str) -> str:

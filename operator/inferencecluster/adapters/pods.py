@@ -13,6 +13,7 @@ from inferencecluster.adapters.timestamps import unix_seconds
 from inferencecluster.api.names import (
     ANNOTATION_FENCE_REASON,
     ANNOTATION_FENCED_AT,
+    ANNOTATION_TEMPLATE,
     CLUSTER_KIND,
     COMPONENT_ENGINE,
     COMPONENT_ROUTER,
@@ -58,6 +59,8 @@ class EnginePod:
     """`gpus` counts the largest number of one device: `counted` knows better. `load` is not known here."""
     devices: Mapping[str, int]
     """Extended resources of its containers."""
+    config_maps: tuple[str, ...]
+    """Names of the ConfigMaps that it mounts."""
     address: str | None
 
     def counted(self, gpu_resource_names: Collection[str]) -> Replica:
@@ -124,8 +127,14 @@ def _engine(pod: Manifest, cluster: ObjectKey, labels: Mapping[str, str]) -> Eng
             fence_reason=annotations.get(ANNOTATION_FENCE_REASON, ""),
             node=pod["spec"].get("nodeName") or None,
             failure=failure,
+            template=annotations.get(ANNOTATION_TEMPLATE, ""),
         ),
         devices=devices,
+        config_maps=tuple(
+            volume["configMap"]["name"]
+            for volume in pod["spec"].get("volumes") or ()
+            if "configMap" in volume
+        ),
         address=status.get("podIP") or None,
     )
 

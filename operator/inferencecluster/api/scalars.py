@@ -17,7 +17,8 @@ MAX_GPUS_PER_REPLICA: Final = 72
 MAX_BUDGET_GPUS: Final = 100_000
 DAY_SECONDS: Final = 86_400
 
-Text = Annotated[str, Field(max_length=1024)]
+MAX_TEXT: Final = 1024
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
 ShortText = Annotated[str, Field(max_length=128)]
 
 ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Final
+from typing import Any, Final
 
 from inferencecluster.api.engine import IMAGE_TAG_WITH_VERSION, Engine
 from inferencecluster.api.inferencecluster import InferenceCluster
@@ -28,8 +28,22 @@ from inferencecluster.core.profiles import find_profile, profile
 GPU_PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
 """Node label of NVIDIA's GPU Feature Discovery; with it a pool needs no performance block."""
 
-_REVISION_CHARACTERS: Final = 10
+_DIGEST_CHARACTERS: Final = 10
 """Forty bits: a cluster sees some thousands of revisions in its life, so equal prefixes are out of reach."""
+
+_TEMPLATE_FIELDS: Final = {
+    "gpus_per_replica",
+    "gpu_resource_name",
+    "node_selector",
+    "tolerations",
+    "affinity",
+    "topology_spread",
+    "resources",
+    "extra_resources",
+    "labels",
+    "annotations",
+}
+"""Fields of a pool that go into its Pods as they are."""
 
 _MILLI: Final = 1e-3
 _NANO: Final = 1e-9
@@ -40,7 +54,7 @@ def revision_of(cluster: InferenceCluster) -> str:
     """Ten hexadecimal digits over what makes engines compatible; equal specs give equal revisions.
 
     Model, backend, image, version, configuration, environment (it chooses transports) and KV transfer.
-    Sizes, placement and resources are left out: they change without a rollout.
+    Sizes are left out: they change without a rollout. Shape, placement and resources of a pool are its `template_of`.
     """
     engine = cluster.spec.engine
     relevant = {
@@ -49,8 +63,27 @@ def revision_of(cluster: InferenceCluster) -> str:
             mode="json", include={"backend", "image", "version", "config", "env", "kv_transfer"}
         ),
     }
+    return _digest(relevant)
+
+
+def template_of(pool: Pool) -> str:
+    """Ten hexadecimal digits over what the user chose for the pool's Pods; another one replaces the pool's replicas.
+
+    Shape, devices, placement, resources, labels and annotations; of the speed only what configures the engine (its
+    batch). Bounds and measured speeds change no Pod. What the operator adds is left out, and so are fields at their
+    default: another release of the operator must not replace every replica.
+    """
+    chosen = pool.model_dump(mode="json", include=_TEMPLATE_FIELDS, exclude_defaults=True)
+    performance = pool.performance
+    batch = performance.coefficients.max_batch_size if performance and performance.coefficients else None
+    profile_name = performance.profile if performance else None
+    cut = [pool.tensor_parallelism, pool.pipeline_stages]
+    return _digest({**chosen, "cut": cut, "profile": profile_name, "max_batch_size": batch})
+
+
+def _digest(relevant: dict[str, Any]) -> str:
     text = json.dumps(relevant, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:_REVISION_CHARACTERS]
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_CHARACTERS]
 
 
 def engine_version(engine: Engine) -> str | Missing:
@@ -127,6 +160,7 @@ def _pools(pools: Pools, *, model_source: str) -> tuple[core.PoolSpec, core.Pool
             max_replicas=pool.max_replicas,
             gpus_per_replica=pool.gpus_per_replica,
             performance=_performance(pool, field=f"spec.pools.{name}", model_source=model_source),
+            template=template_of(pool),
         )
         for name, pool in by_name.items()
         if pool is not None and pool.max_replicas > 0

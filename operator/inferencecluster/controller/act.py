@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
 from inferencecluster.adapters.kube import DeleteGuard, KubeClient
 from inferencecluster.adapters.kube_resources import PODS, Manifest
 from inferencecluster.adapters.pods import EnginePod, controller_uid, project_pod
-from inferencecluster.api.names import ANNOTATION_FENCE_REASON, ANNOTATION_FENCED_AT, CLUSTER_KIND
+from inferencecluster.api.names import (
+    ANNOTATION_FENCE_REASON,
+    ANNOTATION_FENCED_AT,
+    ANNOTATION_TEMPLATE,
+    CLUSTER_KIND,
+)
 from inferencecluster.controller.accepted import AcceptedSpec
-from inferencecluster.controller.events import Event, EventReason, EventType
+from inferencecluster.controller.events import Event, EventReason, EventType, because
 from inferencecluster.core.actions import Action, Create, Delete, Fence, Unfence
-from inferencecluster.core.errors import ApplyError, Conflict, Invalid
-from inferencecluster.core.fleet import Replica
+from inferencecluster.core.errors import ApplyError, Conflict, Forbidden, Invalid
+from inferencecluster.core.fleet import PoolName, Replica
+from inferencecluster.core.observation import Refusal
+from inferencecluster.core.replacement import FORBIDDEN, INVALID_POD
+from inferencecluster.core.spec import ClusterSpec
+from inferencecluster.core.victims import is_current
 from inferencecluster.render.replica import DRAINED_GRACE_SECONDS, render_replica, replica_name
 
 _ANNOTATION_CHARACTERS: Final = 500
@@ -38,6 +47,20 @@ class Fleet:
 
 
 @dataclass(frozen=True, slots=True)
+class Uncreated:
+    """A replica that may not be created, or not in this form. Repeating it soon would be refused again."""
+
+    pool: PoolName
+    error: Forbidden | Invalid
+
+    @property
+    def refusal(self) -> Refusal:
+        """As the next decision sees it."""
+        by_type = INVALID_POD if isinstance(self.error, Invalid) else FORBIDDEN
+        return Refusal(self.pool, self.error.cause or by_type, self.error.detail)
+
+
+@dataclass(frozen=True, slots=True)
 class Acted:
     """What came of the actions."""
 
@@ -45,7 +68,9 @@ class Acted:
     """Those that changed something."""
     events: tuple[Event, ...]
     refused: tuple[ApplyError, ...]
-    """What the API server would not do; the next look decides again."""
+    """What the API server would not do, creates of replicas apart; the next look decides again."""
+    uncreated: tuple[Uncreated, ...] = ()
+    """Creates that the API server refused, one for each pool: the pool backs off."""
 
 
 class Actor:
@@ -64,33 +89,59 @@ class Actor:
         done: list[Action] = []
         events: list[Event] = []
         refused: list[ApplyError] = []
+        uncreated: dict[PoolName, Uncreated] = {}
         for action in actions:
+            if isinstance(action, Create) and action.pool in uncreated:
+                # Equal to the one that was just refused.
+                continue
             try:
                 event = await self._carry_out(action, fleet, accepted)
             except ApplyError as error:
-                refused.append(error)
+                if isinstance(action, Create) and isinstance(error, Forbidden | Invalid):
+                    uncreated[action.pool] = Uncreated(action.pool, error)
+                else:
+                    refused.append(error)
                 continue
             if event is not None:
                 done.append(action)
                 events.append(event)
-        return Acted(tuple(done), tuple(events), tuple(refused))
+        return Acted(tuple(done), tuple(events), tuple(refused), tuple(uncreated.values()))
+
+    async def adopt(self, fleet: Fleet, spec: ClusterSpec) -> tuple[ApplyError, ...]:
+        """Note the present template on current replicas that tell none, so that the next change of it replaces them.
+
+        They are of an operator that did not write it, and are not replaced because of that. Returns what was refused.
+        Raises `ApiUnavailable`.
+        """
+        refused: list[ApplyError] = []
+        for replica in fleet.replicas:
+            template = spec.pool(replica.home).template
+            if replica.template or not template or not (replica.counts and is_current(replica, spec)):
+                continue
+            try:
+                await self._annotate(replica.name, replica.uid, fleet, {ANNOTATION_TEMPLATE: template})
+            except ApplyError as error:
+                refused.append(error)
+        return tuple(refused)
 
     async def _carry_out(self, action: Action, fleet: Fleet, accepted: AcceptedSpec | None) -> Event | None:
         match action:
             case Create():
                 return await self._create(action, fleet, accepted)
             case Fence():
-                annotations: dict[str, str | None] = {
+                annotations: dict[str, str | None]
+                annotations = {
                     ANNOTATION_FENCED_AT: f"{fleet.now:.3f}",
                     ANNOTATION_FENCE_REASON: action.reason[:_ANNOTATION_CHARACTERS],
                 }
-                await self._annotate(action, fleet, annotations)
-                return _event(EventReason.REPLICA_FENCED, f"{action.replica}: {action.reason}")
+                await self._annotate(action.replica, action.uid, fleet, annotations)
+                message = f"{action.replica} gets no new requests, because {because(action.reason)}"
+                return _event(EventReason.REPLICA_FENCED, message)
             case Unfence():
-                await self._annotate(
-                    action, fleet, {ANNOTATION_FENCED_AT: None, ANNOTATION_FENCE_REASON: None}
-                )
-                return _event(EventReason.REPLICA_UNFENCED, f"{action.replica}: {action.reason}")
+                annotations = {ANNOTATION_FENCED_AT: None, ANNOTATION_FENCE_REASON: None}
+                await self._annotate(action.replica, action.uid, fleet, annotations)
+                message = f"{action.replica} serves again, because {because(action.reason)}"
+                return _event(EventReason.REPLICA_UNFENCED, message)
             case Delete():
                 return await self._delete(action, fleet)
             case _:
@@ -111,15 +162,16 @@ class Actor:
             message = f"Pod {name} exists and belongs to somebody else: delete or rename it"
             return Event(EventType.WARNING, EventReason.FOREIGN_OBJECT, message)
         name = manifest["metadata"]["name"]
-        return _event(EventReason.REPLICA_CREATED, f"{name} in {action.pool}: {action.reason}")
+        message = f"{name} joins {action.pool}, because {because(action.reason)}"
+        return _event(EventReason.REPLICA_CREATED, message)
 
     async def _annotate(
-        self, action: Fence | Unfence, fleet: Fleet, annotations: dict[str, str | None]
+        self, name: str, uid: str, fleet: Fleet, annotations: Mapping[str, str | None]
     ) -> None:
         """Raises `Conflict` when the Pod is another one by now."""
-        body = {"metadata": {"uid": action.uid, "annotations": annotations}}
+        body = {"metadata": {"uid": uid, "annotations": dict(annotations)}}
         try:
-            await self._client.patch(PODS, action.replica, body, namespace=fleet.namespace)
+            await self._client.patch(PODS, name, body, namespace=fleet.namespace)
         except Invalid as error:
             # The API server's answer to a patch that would change a uid, which is how the patch is guarded.
             raise Conflict(verb=error.verb, target=error.target, detail=error.detail) from error
@@ -140,8 +192,9 @@ class Actor:
         )
         if not await self._client.delete(PODS, action.replica, namespace=fleet.namespace, guard=guard):
             return None
-        message = f"{action.replica}: {action.reason}"
+        message = f"{action.replica} is deleted, because {because(action.reason)}"
         if action.forced:
+            message += ", with work in flight or unknown"
             return Event(EventType.WARNING, EventReason.DRAIN_OVERRIDDEN, message)
         return _event(EventReason.REPLICA_DELETED, message)
 

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from inferencecluster.adapters.informer import ObjectKey
@@ -33,13 +34,12 @@ from inferencecluster.api.names import (
     LABEL_CLUSTER,
     LABEL_COMPONENT,
     LABEL_POOL,
-    LABEL_REVISION,
     POOL_KIND,
 )
 from inferencecluster.controller.accepted import AcceptedSpec
 from inferencecluster.controller.difference import is_as_rendered
 from inferencecluster.controller.state import ChildMemo
-from inferencecluster.core.errors import ApplyError
+from inferencecluster.core.errors import ApplyError, Conflict
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.spec import ScalingMode
 from inferencecluster.core.status import PoolStatus
@@ -105,23 +105,37 @@ class Children:
         self._client = client
 
     async def settle(
-        self, accepted: AcceptedSpec, memo: ChildMemo, targets: Mapping[PoolName, int]
+        self, accepted: AcceptedSpec, memo: ChildMemo, targets: Mapping[PoolName, int], *, now: float
     ) -> Settled:
-        """Apply whatever is not as rendered. A refused child does not hold up the others.
+        """Apply whatever is not as rendered, at monotonic time `now`. A refused child does not hold up the others, and
+        is tried again after a growing wait.
 
         Raises `ApiUnavailable`; what was settled before stays settled.
         """
+        cluster = accepted.cluster
+        steps = [
+            (_identity(manifest), partial(self._settle, manifest, cluster, memo))
+            for manifest in accepted.children
+        ]
+        steps += [
+            (
+                (POOL_KIND, enginepool_name(cluster.metadata.name, pool)),
+                partial(self._settle_pool, accepted, pool, memo, replicas),
+            )
+            for pool, replicas in targets.items()
+        ]
         refused: list[ApplyError] = []
-        for manifest in accepted.children:
+        for key, step in steps:
+            if memo.is_waiting(key, now):
+                continue
             try:
-                await self._settle(manifest, accepted.cluster, memo)
+                await step()
             except ApplyError as error:
                 refused.append(error)
-        for pool, replicas in targets.items():
-            try:
-                await self._settle_pool(accepted, pool, memo, replicas)
-            except ApplyError as error:
-                refused.append(error)
+                if not isinstance(error, Conflict):
+                    memo.wait(key, now)
+            else:
+                memo.refused.pop(key, None)
         return Settled(tuple(sorted(" ".join(name) for name in memo.foreign)), tuple(refused))
 
     async def report_pools(
@@ -131,7 +145,8 @@ class Children:
         for pool in pools:
             name = enginepool_name(cluster.metadata.name, pool.name)
             counts = (pool.ready + pool.starting, pool.ready)
-            if memo.pool_counts.get(pool.name) == counts or (POOL_KIND, name) in memo.foreign:
+            is_ours = (POOL_KIND, name) in memo.settled and (POOL_KIND, name) not in memo.foreign
+            if memo.pool_counts.get(pool.name) == counts or not is_ours:
                 continue
             selector = {
                 LABEL_CLUSTER: cluster.metadata.name,
@@ -152,13 +167,12 @@ class Children:
             )
             memo.pool_counts[pool.name] = counts
 
-    async def collect(self, accepted: AcceptedSpec, revisions: Collection[str]) -> None:
-        """Delete what the spec no longer renders: engine configurations that no replica's revision uses, and a
+    async def collect(self, accepted: AcceptedSpec, mounted: Collection[str]) -> None:
+        """Delete what the spec no longer renders: engine configurations that no replica mounts, by name, and a
         disruption budget that one router does not have. Raises `ApplyError` and `ApiUnavailable`.
         """
         cluster = accepted.cluster
         rendered = {_identity(child) for child in accepted.children}
-        used = {accepted.spec.revision, *revisions}
         if ("PodDisruptionBudget", router_name(cluster.metadata.name)) not in rendered:
             budget = await self._client.get(
                 DISRUPTION_BUDGETS, router_name(cluster.metadata.name), namespace=cluster.metadata.namespace
@@ -170,8 +184,8 @@ class Children:
         for item in page.items:
             # Items of a list come without their type.
             config = {**item, "apiVersion": CONFIG_MAPS.api_version, "kind": CONFIG_MAPS.kind}
-            is_used = item["metadata"]["labels"].get(LABEL_REVISION) in used
-            if not is_used and _identity(config) not in rendered and _is_owned(config, cluster):
+            is_used = item["metadata"]["name"] in mounted or _identity(config) in rendered
+            if not is_used and _is_owned(config, cluster):
                 await self._delete(config)
 
     async def _settle(self, manifest: Manifest, cluster: InferenceCluster, memo: ChildMemo) -> None:

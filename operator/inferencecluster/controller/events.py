@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final
 
 from inferencecluster.adapters.clock import Clock
@@ -15,12 +16,46 @@ from inferencecluster.adapters.kube_resources import Manifest
 from inferencecluster.adapters.timestamps import timestamp
 from inferencecluster.api.names import API_VERSION, CLUSTER_KIND, FIELD_MANAGER
 from inferencecluster.core.errors import ApplyError, ObservationError
+from inferencecluster.core.replacement import (
+    ENGINE_CRASHED,
+    IMAGE_PULL_FAILED,
+    NODES_EXHAUSTED,
+    REPLICA_FAILED,
+    STARTUP_DEADLINE_EXCEEDED,
+    UNRESPONSIVE,
+)
+from inferencecluster.core.transition import (
+    BELOW_TARGET,
+    CLUSTER_DELETED,
+    DRAIN_DEADLINE,
+    ROLLOUT,
+    SCALE_DOWN,
+    WANTED_AGAIN,
+)
 
 REPEAT_SECONDS: Final = 120.0
 """Karpenter's own: equal Events within two minutes say nothing new."""
 
 _MESSAGE_CHARACTERS: Final = 1000
 """core/v1 Events keep 1,024."""
+
+_BECAUSE: Final = MappingProxyType(
+    {
+        BELOW_TARGET: "its pool has fewer replicas than desired",
+        SCALE_DOWN: "its pool has more replicas than desired",
+        WANTED_AGAIN: "its pool needs it again",
+        ROLLOUT: "it is of an older revision, shape or placement",
+        CLUSTER_DELETED: "the cluster is being deleted",
+        DRAIN_DEADLINE: "its drain deadline has passed",
+        ENGINE_CRASHED: "its engine crashes again and again",
+        IMAGE_PULL_FAILED: "its image cannot be pulled",
+        NODES_EXHAUSTED: "it could not be scheduled in time",
+        REPLICA_FAILED: "it failed",
+        STARTUP_DEADLINE_EXCEEDED: "it was not ready in time",
+        UNRESPONSIVE: "it served, and stopped answering",
+    }
+)
+"""Reasons of actions as a clause about the replica."""
 
 _logger = logging.getLogger(__name__)
 
@@ -52,6 +87,11 @@ class Event:
     reason: str
     """One CamelCase word."""
     message: str
+
+
+def because(reason: str) -> str:
+    """The reason of an action on a replica, for people; one that another version wrote is told as it is."""
+    return _BECAUSE.get(reason, reason)
 
 
 class EventRecorder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -10,7 +11,13 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from inferencecluster.adapters.informer import ObjectKey
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import Observation
-from inferencecluster.core.status import ClusterStatus, DecisionRecord
+from inferencecluster.core.status import (
+    ClusterStatus,
+    Condition,
+    ConditionStatus,
+    ConditionType,
+    DecisionRecord,
+)
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 _CLUSTER: Final = ("namespace", "cluster")
@@ -82,17 +89,51 @@ class OperatorMetrics:
             (*_CLUSTER, "signal"),
             registry=registry,
         )
+        self._condition = Gauge(
+            f"{prefix}_condition",
+            "1 while a condition is True, 0 while it is not, with its reason.",
+            (*_CLUSTER, "type", "reason"),
+            registry=registry,
+        )
+        self.forced_drains: Final = Counter(
+            f"{prefix}_forced_drains_total",
+            "Replicas that were deleted at their drain deadline, with work in flight or unknown.",
+            _CLUSTER,
+            registry=registry,
+        )
+        self._latency = Gauge(
+            f"{prefix}_latency_seconds",
+            "Latency at the percentile of the SLO, as sizing sees it.",
+            (*_CLUSTER, "latency"),
+            registry=registry,
+        )
+        self._latency_target = Gauge(
+            f"{prefix}_latency_target_seconds",
+            "Latency that the SLO asks for.",
+            (*_CLUSTER, "latency"),
+            registry=registry,
+        )
         self._counted_until: dict[ObjectKey, float] = {}
+        self._reasons: dict[ObjectKey, dict[ConditionType, str]] = {}
 
     def render(self) -> bytes:
         """The text exposition format."""
         return generate_latest(self.registry)
 
     def observed(self, key: ObjectKey, observation: Observation) -> None:
-        """Which signals this look had."""
+        """Which signals this look had, and the latencies that it saw beside their targets."""
         for signal in _SIGNALS:
             missing = isinstance(getattr(observation, signal), Missing)
             self._missing.labels(key.namespace, key.name, signal).set(missing)
+        metrics, slo = observation.metrics, observation.spec.slo
+        for latency, target in (("ttft", slo.ttft_seconds), ("itl", slo.itl_seconds)):
+            labels = (key.namespace, key.name, latency)
+            self._latency_target.labels(*labels).set(target)
+            measured = metrics if isinstance(metrics, Missing) else getattr(metrics, f"{latency}_seconds")
+            if isinstance(measured, Missing):
+                self._latency.remove(*labels)
+            else:
+                self._latency.labels(*labels).set(measured)
 
     def reported(self, key: ObjectKey, status: ClusterStatus, *, at: float) -> None:
         """Sizes after one look at monotonic time `at`, and the GPU time since the look before."""
@@ -107,6 +148,18 @@ class OperatorMetrics:
         elapsed = min(_LONGEST_STEP_SECONDS, max(0.0, at - self._counted_until.get(key, at)))
         self._counted_until[key] = at
         self.gpu_seconds.labels(key.namespace, key.name).inc(status.gpus * elapsed)
+        self.conditions(key, status.conditions)
+
+    def conditions(self, key: ObjectKey, conditions: Sequence[Condition]) -> None:
+        """What is told of the cluster; series of other reasons go."""
+        told = {condition.type: condition.reason for condition in conditions}
+        for kind, reason in self._reasons.get(key, {}).items():
+            if told.get(kind) != reason:
+                self._condition.remove(key.namespace, key.name, kind.value, reason)
+        for condition in conditions:
+            series = self._condition.labels(key.namespace, key.name, condition.type.value, condition.reason)
+            series.set(condition.status is ConditionStatus.TRUE)
+        self._reasons[key] = told
 
     def decided(self, key: ObjectKey, record: DecisionRecord) -> None:
         """One change of size."""
@@ -115,8 +168,11 @@ class OperatorMetrics:
     def forget(self, key: ObjectKey) -> None:
         """Drop every series of a cluster that is gone."""
         self._counted_until.pop(key, None)
+        self._reasons.pop(key, None)
         cluster = {"namespace": key.namespace, "cluster": key.name}
-        for metric in (self._gpus, self._budget, self.gpu_seconds, self._missing, self.decisions):
-            metric.remove_by_labels(cluster)
-        for metric in (self._replicas, self._desired, self._recommended):
+        for metric in (
+            *(self._gpus, self._budget, self.gpu_seconds, self._missing, self.decisions),
+            *(self._replicas, self._desired, self._recommended),
+            *(self._condition, self.forced_drains, self._latency, self._latency_target),
+        ):
             metric.remove_by_labels(cluster)

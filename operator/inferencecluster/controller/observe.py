@@ -82,6 +82,7 @@ async def observe(
         capacity=_capacity(world, accepted.placements),
         external=_external(world, key, state.uid, spec.mode),
         sizing_due=sizing_due,
+        refusals=state.refusals,
     )
 
 

@@ -7,7 +7,7 @@ what it was about to do.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,7 +29,7 @@ from inferencecluster.controller.report import records_of, settled_generation_of
 from inferencecluster.controller.reporter import Look, Reporter, read_status
 from inferencecluster.controller.settings import Settings
 from inferencecluster.controller.state import ClusterState
-from inferencecluster.core.actions import Action
+from inferencecluster.core.actions import Action, Delete
 from inferencecluster.core.decision import Memory, decide
 from inferencecluster.core.errors import ApplyError, Conflict, SpecError
 from inferencecluster.core.fleet import Lifecycle, Replica
@@ -103,11 +103,12 @@ class Reconciler:
         """A cluster that exists and has a spec to act on."""
         observation = await self._observe(view, state, accepted)
         decision = decide(observation, state.memory)
-        state.memory = decision.memory
+        state.memory, state.refusals = decision.memory, ()
         look = Look(view, state, accepted, observation, decision)
         await self._reporter.report(look)
         await self._settle_children(look)
         acted = await self._act(view, observation.replicas, decision.actions, accepted)
+        state.refusals = tuple(uncreated.refusal for uncreated in acted.uncreated)
         return self._next_look(look, acted)
 
     async def _end(self, view: ClusterView, state: ClusterState) -> NextLook:
@@ -140,25 +141,31 @@ class Reconciler:
         """Children come before replicas, which mount one of them. A refused write holds nothing else up."""
         state, accepted = look.state, look.accepted
         memo, now = state.children, self._world.clock.monotonic()
-        if memo.checked_at is None or now - memo.checked_at >= self._settings.resync_seconds:
+        is_full = memo.checked_at is None or now - memo.checked_at >= self._settings.resync_seconds
+        if is_full:
             memo.distrust()
-        is_full = memo.checked_at is None
         pools = tuple(pool for pool in look.decision.status.pools if pool.name in accepted.contexts)
-        settled = await self._children.settle(accepted, memo, {pool.name: pool.desired for pool in pools})
+        targets = {pool.name: pool.desired for pool in pools}
+        settled = await self._children.settle(accepted, memo, targets, now=now)
+        if is_full:
+            memo.checked_at = now
         refused = list(settled.refused)
-        try:
-            await self._children.report_pools(accepted.cluster, memo, pools)
-            if is_full:
-                memo.checked_at = now
-                revisions = {replica.revision for replica in look.observation.replicas}
-                await self._children.collect(accepted, revisions)
-        except ApplyError as error:
-            refused.append(error)
+        refused += await _refusals_of(self._children.report_pools(accepted.cluster, memo, pools))
+        mounted = self._mounted(look.view)
+        # Not in the look at a new spec: a Pod of the old one, created a moment ago, may not be seen yet.
+        if not is_full and (memo.is_collection_due or not memo.mounted <= mounted):
+            refused += await _refusals_of(self._children.collect(accepted, mounted))
+        memo.mounted, memo.is_collection_due = mounted, is_full
         await self._reporter.refused(look.view, refused)
         for name in settled.foreign if is_full else ():
             message = f"{name} exists and belongs to somebody else: delete it, or rename the cluster"
             event = Event(EventType.WARNING, EventReason.FOREIGN_OBJECT, message)
             await self._reporter.tell(look.view, event)
+
+    def _mounted(self, view: ClusterView) -> frozenset[str]:
+        """Names of the engine configurations that replicas mount."""
+        pods = self._world.engines(view.key, view.uid)
+        return frozenset(name for pod in pods for name in pod.config_maps)
 
     async def _act(
         self,
@@ -170,9 +177,15 @@ class Reconciler:
         key = view.key
         fleet = Fleet(key.namespace, key.name, view.uid, replicas, self._world.clock.now())
         acted = await self._actor.carry_out(actions, fleet, accepted)
-        await self._reporter.refused(view, acted.refused)
+        unadopted = await self._actor.adopt(fleet, accepted.spec) if accepted is not None else ()
+        await self._reporter.refused(view, (*acted.refused, *unadopted))
+        for uncreated in acted.uncreated:
+            self._reporter.count_refused(uncreated.error)
         for event in acted.events:
             await self._reporter.tell(view, event)
+        # Also 0: the series is there from the start, so that the first forced drain is an increase.
+        forced = sum(isinstance(action, Delete) and action.forced for action in acted.done)
+        self._metrics.forced_drains.labels(key.namespace, key.name).inc(forced)
         return acted
 
     def _next_look(self, look: Look, acted: Acted) -> NextLook:
@@ -182,11 +195,13 @@ class Reconciler:
             for replica in look.observation.replicas
         )
         has_moved = bool(acted.done) or any(isinstance(error, Conflict) for error in acted.refused)
-        if is_draining or has_moved:
+        if is_draining or has_moved or acted.uncreated:
             return NextLook(self._settings.follow_up_seconds)
-        now, interval = self._world.clock.monotonic(), look.accepted.spec.interval_seconds
-        since = now - (look.state.sized_at if look.state.sized_at is not None else now)
-        return NextLook(max(self._settings.follow_up_seconds, interval - since))
+        clock, interval = self._world.clock, look.accepted.spec.interval_seconds
+        sized_at, now = look.state.sized_at, clock.now()
+        tick = interval - (clock.monotonic() - sized_at if sized_at is not None else 0.0)
+        tries = [back_off.until - now for back_off in look.state.memory.replacement.waiting(now).values()]
+        return NextLook(max(self._settings.follow_up_seconds, min([tick, *tries])))
 
     def _state(self, view: ClusterView) -> ClusterState:
         """What is remembered of this very cluster; for a new one, and after a restart, what its status tells."""
@@ -238,3 +253,12 @@ class Reconciler:
         self._metrics.forget(key)
         self._world.metrics.forget(key)
         return NextLook(0.0, finished=True)
+
+
+async def _refusals_of(step: Awaitable[None]) -> tuple[ApplyError, ...]:
+    """What the API server would not do in this step. Raises `ApiUnavailable`."""
+    try:
+        await step
+    except ApplyError as error:
+        return (error,)
+    return ()

@@ -10,6 +10,7 @@ from typing import Final
 from inferencecluster.adapters.kube_resources import Manifest
 from inferencecluster.api import status as api
 from inferencecluster.api.names import API_VERSION, CLUSTER_KIND
+from inferencecluster.api.scalars import MAX_TEXT
 from inferencecluster.controller.events import Event, EventType
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
@@ -29,6 +30,7 @@ _WORRYING: Final = {
     ConditionType.READY: ConditionStatus.FALSE,
     ConditionType.STALLED: ConditionStatus.TRUE,
     ConditionType.METRICS_AVAILABLE: ConditionStatus.FALSE,
+    ConditionType.SCALING_LIMITED: ConditionStatus.TRUE,
 }
 """Conditions whose Event is a warning, and the status that makes it one."""
 
@@ -70,7 +72,7 @@ def build_status(
                 pool=drain.pool,
                 since=_moment(drain.since),
                 deadline=_moment(drain.deadline),
-                waiting_for=drain.waiting_for,
+                waiting_for=drain.waiting_for[:MAX_TEXT],
             )
             for drain in sorted(core.draining, key=lambda drain: (drain.since, drain.replica))[
                 : api.MAX_DRAINING
@@ -271,15 +273,14 @@ def _decision(record: DecisionRecord) -> api.Decision:
         from_=record.before,
         to=record.after,
         reason=record.reason,
-        message=record.message,
+        message=record.message[:MAX_TEXT],
         inputs=tuple(api.DecisionInput(name=name, value=f"{value:.6g}") for name, value in record.inputs),
         limited_by=record.limited_by or None,
     )
 
 
 def _told(record: DecisionRecord) -> str:
-    limited = f" (limited by {record.limited_by})" if record.limited_by else ""
-    return f"{record.pool} {record.before} -> {record.after}: {record.message}{limited}"
+    return f"{record.pool} {record.before} -> {record.after}: {record.message}"
 
 
 def _moment(seconds: float) -> datetime:

@@ -79,8 +79,8 @@ class Reporter:
 
     async def report(self, look: Look) -> None:
         """After a decision. Raises `ApiUnavailable`; a status that is refused is counted and shown as an Event."""
-        view, decision = look.view, look.decision
-        self._metrics.reported(view.key, decision.status, at=self._clock.monotonic())
+        view, decision, told = look.view, look.decision, _with_refusal(look)
+        self._metrics.reported(view.key, told, at=self._clock.monotonic())
         for record in decision.records:
             self._decided(look, record)
         status = build_status(
@@ -88,7 +88,7 @@ class Reporter:
                 generation=view.generation,
                 revision=look.accepted.spec.revision,
                 endpoint=endpoint_of(view.key.name, view.key.namespace),
-                status=_with_refusal(look),
+                status=told,
                 records=decision.records,
             ),
             look.state.status,
@@ -99,6 +99,7 @@ class Reporter:
 
     async def report_stalled(self, view: ClusterView, state: ClusterState, error: SpecError) -> None:
         """For a cluster of which no generation could be read. Raises `ApiUnavailable`."""
+        self._metrics.conditions(view.key, invalid_spec_conditions(error, serving_generation=None))
         status = build_stalled_status(error, state.status, generation=view.generation, now=self._clock.now())
         await self._publish(view, state, status, (), thorough=True)
 
@@ -118,13 +119,16 @@ class Reporter:
     async def refused(self, view: ClusterView, errors: Sequence[ApplyError]) -> None:
         """Count writes that the API server would not do, and show those that time alone does not heal."""
         for error in errors:
-            self._metrics.writes.labels(type(error).__name__).inc()
-            if isinstance(error, Conflict):
-                # Everyday: the world moved between the look and the write.
-                _logger.info("write refused", extra={"error": str(error)})
-            else:
-                _logger.warning("write refused", extra={"error": str(error)})
+            self.count_refused(error)
+            if not isinstance(error, Conflict):
                 await self.tell(view, Event(EventType.WARNING, EventReason.WRITE_REFUSED, str(error)))
+
+    def count_refused(self, error: ApplyError) -> None:
+        """Count and log one; for creates of replicas that is all, because conditions tell of them."""
+        self._metrics.writes.labels(type(error).__name__).inc()
+        # A conflict is everyday: the world moved between the look and the write.
+        level = logging.INFO if isinstance(error, Conflict) else logging.WARNING
+        _logger.log(level, "write refused", extra={"error": str(error)})
 
     async def tell(self, view: ClusterView, event: Event) -> None:
         """Write one Event about the cluster."""

@@ -11,7 +11,18 @@ from inferencecluster.core.decision import Memory
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.missing import Missing
-from inferencecluster.core.observation import MetricsSample
+from inferencecluster.core.observation import MetricsSample, Refusal
+from inferencecluster.core.replacement import next_refusal_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """When a write that was refused is tried again."""
+
+    at: float
+    """Monotonic seconds."""
+    seconds: float
+    """Length of this wait; the next one is longer."""
 
 
 @dataclass(slots=True)
@@ -22,10 +33,28 @@ class ChildMemo:
     """(kind, name) -> digest of the manifest that the API server was last seen to hold."""
     foreign: set[tuple[str, str]] = field(default_factory=set)
     """Names that somebody else's objects have taken."""
+    refused: dict[tuple[str, str], Retry] = field(default_factory=dict)
+    """Children that the API server would not write."""
     pool_counts: dict[PoolName, tuple[int, int]] = field(default_factory=dict)
     """EnginePool status as last written or read: replicas and ready replicas."""
     checked_at: float | None = None
     """Monotonic time of the last full comparison; None asks for one."""
+
+    mounted: frozenset[str] = frozenset()
+    """Names of the engine configurations that replicas mounted at the last look."""
+    is_collection_due: bool = False
+    """The last look compared everything; the next one deletes what is not needed any more."""
+
+    def is_waiting(self, key: tuple[str, str], now: float) -> bool:
+        """A write of the child was refused, and its wait is not over."""
+        retry = self.refused.get(key)
+        return retry is not None and now < retry.at
+
+    def wait(self, key: tuple[str, str], now: float) -> None:
+        """A write of the child was refused: the next one comes after a longer wait than this one."""
+        before = self.refused.get(key)
+        seconds = next_refusal_seconds(before.seconds if before is not None else 0.0)
+        self.refused[key] = Retry(now + seconds, seconds)
 
     def distrust_one(self, kind: str, name: str) -> None:
         """One child changed: compare it at the next look."""
@@ -36,6 +65,7 @@ class ChildMemo:
         """Anything may have changed: compare everything at the next look."""
         self.settled.clear()
         self.foreign.clear()
+        self.refused.clear()
         self.pool_counts.clear()
         self.checked_at = None
 
@@ -63,3 +93,5 @@ class ClusterState:
     children: ChildMemo = field(default_factory=ChildMemo)
     sized_at: float | None = None
     """Monotonic time of the last sizing tick."""
+    refusals: tuple[Refusal, ...] = ()
+    """Creates of the last look that the API server refused; the next one decides with them."""

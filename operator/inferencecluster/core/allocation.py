@@ -7,7 +7,9 @@ Per pool, in this order; the last step that changed the size is what it is `limi
     stabilization   the HPA's windows                   (`stabilization`)
     behavior        the HPA's rate limits
     minReplicas, maxReplicas
-    nodes           replicas that could not start are not asked for again until their back-off ends
+    nodes, quota, backOff
+                    replicas that could not start or be created are not asked for again until their back-off ends;
+                    the minimum stays asked for, and the transition holds its creation back
 
 Then the budget, which a pool passes in tiers. Each tier hands out one replica at a time, always to the pool that
 lacks the largest share of what the tier wants for it (prefill, decode, mixed among equals), as long as it fits:
@@ -38,6 +40,7 @@ from typing import Final
 from inferencecluster.core.fleet import Lifecycle, PoolName, Replica
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import PoolCapacity
+from inferencecluster.core.replacement import BackOff
 from inferencecluster.core.sizing import Wanted
 from inferencecluster.core.spec import ClusterSpec, PoolSpec, ScalingMode
 from inferencecluster.core.stabilization import PoolHistory, rate_limited, stabilized
@@ -50,6 +53,9 @@ ALL: Final = (PoolName.PREFILL, PoolName.DECODE, PoolName.MIXED)
 
 SIZED_BY_DEMAND: Final = (ScalingMode.AUTOMATIC, ScalingMode.RECOMMEND)
 """In the other modes somebody else has chosen the size: hard limits apply, tolerance and `behavior` do not."""
+
+DEMAND: Final = "demand"
+"""Who asks for sizes that `sizing` wants."""
 
 Sizes = Mapping[PoolName, int]
 
@@ -88,8 +94,10 @@ class AllocationRequest:
     shrink_allowed: bool
     """False while a source is missing (`Demand.complete`)."""
     capacity: tuple[PoolCapacity, ...] | Missing
-    given_up: Mapping[PoolName, int]
-    """Replicas per pool that could not start and wait for their back-off; absent means none."""
+    back_offs: Mapping[PoolName, BackOff]
+    """Pools that wait because replicas could not start or be created; absent means none."""
+    asked_by: str = DEMAND
+    """Who wants these sizes, for messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +109,10 @@ class Target:
     wanted: int
     """Before any limit; the present size when demand is missing."""
     limited_by: str
-    """`tolerance`, `metrics`, `stabilization`, `behavior`, `minReplicas`, `maxReplicas`, `nodes`, `budget`, or empty."""
+    """`tolerance`, `metrics`, `stabilization`, `behavior`, `minReplicas`, `maxReplicas`, `nodes`, `quota`, `backOff`,
+    `budget`, or empty."""
     reason: str
+    """What the size was wanted for; where a back-off limits it, what could not start or be created."""
     message: str
     inputs: tuple[tuple[str, float], ...]
 
@@ -120,6 +130,8 @@ class _Wish:
     kept: int
     """What the pool loses to hard limits only."""
     limited_by: str
+    is_first: bool
+    """Nothing was decided about the pool before."""
 
 
 def allocate(
@@ -127,8 +139,8 @@ def allocate(
 ) -> tuple[AllocationMemory, tuple[Target, Target, Target]]:
     """The sizes of prefill, decode and mixed, and the memory for the next decision.
 
-    The GPUs of all targets never exceed the budget. Each target is within its pool's bounds, unless nodes or a budget
-    below the minimums (`SpecError` elsewhere) force it lower; `limited_by` tells.
+    The GPUs of all targets never exceed the budget. Each target is within its pool's bounds, unless a budget below the
+    minimums (`SpecError` elsewhere) forces it lower; `limited_by` tells.
     """
     prefill, decode, mixed = (_wish(memory, request, name) for name in ALL)
     wishes = (prefill, decode, mixed)
@@ -149,6 +161,7 @@ def _wish(memory: AllocationMemory, request: AllocationRequest, name: PoolName) 
     """Every limit of one pool but the budget."""
     spec, now, pool = request.spec, request.now, request.spec.pool(name)
     history = memory.pools.get(name)
+    is_first = history is None
     if history is None:
         history = PoolHistory.starting(_count(request.replicas, name), now)
     wanted = _wanted(request, name, history.size)
@@ -168,11 +181,13 @@ def _wish(memory: AllocationMemory, request: AllocationRequest, name: PoolName) 
         needed = rate_limited(history, needed, now, spec.behavior)
     size, limited_by = _follow(min(size, pool.max_replicas), "maxReplicas", size, limited_by)
     size, limited_by = _follow(max(size, pool.min_replicas), "minReplicas", size, limited_by)
-    if request.given_up.get(name, 0) > 0:
-        size, limited_by = _follow(min(size, _placed(request.replicas, name)), "nodes", size, limited_by)
+    back_off = request.back_offs.get(name)
+    if back_off is not None:
+        held = max(_held(request.replicas, name, back_off), pool.min_replicas)
+        size, limited_by = _follow(min(size, held), back_off.limit, size, limited_by)
     needed = min(max(needed, pool.min_replicas), size)
     kept = min(size, kept if request.shrink_allowed else history.size)
-    return _Wish(pool, history, wanted, size, needed, kept, limited_by)
+    return _Wish(pool, history, wanted, size, needed, kept, limited_by, is_first)
 
 
 def _follow(proposed: int, limit: str, size: int, limited_by: str) -> tuple[int, str]:
@@ -183,7 +198,8 @@ def _follow(proposed: int, limit: str, size: int, limited_by: str) -> tuple[int,
 def _wanted(request: AllocationRequest, name: PoolName, size: int) -> Wanted:
     """What sizing wants, or the present size while demand is missing."""
     if isinstance(request.wanted, Missing):
-        return Wanted(name, size, request.wanted.reason, f"sizes hold: {request.wanted.message}", ())
+        unknown = request.wanted.message or request.wanted.reason
+        return Wanted(name, size, request.wanted.reason, f"{request.asked_by} is unknown ({unknown})", ())
     return request.wanted[ALL.index(name)]
 
 
@@ -213,10 +229,10 @@ def _count(replicas: tuple[Replica, ...], name: PoolName) -> int:
     return sum(replica.counts for replica in replicas if replica.home is name)
 
 
-def _placed(replicas: tuple[Replica, ...], name: PoolName) -> int:
-    """Replicas that have a node."""
+def _held(replicas: tuple[Replica, ...], name: PoolName, back_off: BackOff) -> int:
+    """Replicas that can stay while the pool backs off: those with a node, or all if merely no more are created."""
     return sum(
-        replica.counts and replica.lifecycle is not Lifecycle.PENDING
+        replica.counts and (back_off.is_refusal or replica.lifecycle is not Lifecycle.PENDING)
         for replica in replicas
         if replica.home is name
     )
@@ -286,34 +302,60 @@ def _target(wish: _Wish, sizes: Sizes, request: AllocationRequest) -> Target:
     limited_by = "" if size == max(wanted, wish.pool.min_replicas) == wanted else wish.limited_by
     if size < wish.replicas and size < max(wanted, wish.pool.min_replicas):
         limited_by = "budget"
-    message, inputs = wish.wanted.message, wish.wanted.inputs
-    if limited_by:
-        message = f"{message}; {size} instead of {wanted} by {_explained(limited_by, wish.pool, request)}"
-    return Target(wish.pool.name, size, wanted, limited_by, wish.wanted.reason, message, inputs)
+    back_off = request.back_offs.get(wish.pool.name)
+    return Target(
+        pool=wish.pool.name,
+        replicas=size,
+        wanted=wanted,
+        limited_by=limited_by,
+        reason=back_off.reason if back_off and limited_by == back_off.limit else wish.wanted.reason,
+        message=_explained(limited_by, wish, size, request),
+        inputs=wish.wanted.inputs,
+    )
 
 
-def _explained(limited_by: str, pool: PoolSpec, request: AllocationRequest) -> str:
-    """The limit with its value, for people."""
-    match limited_by:
-        case "budget":
-            return f"the budget of {request.spec.budget_gpus} GPUs"
-        case "maxReplicas":
-            return f"maxReplicas {pool.max_replicas}"
-        case "minReplicas":
-            return f"minReplicas {pool.min_replicas}"
-        case "nodes":
-            return f"the nodes: {request.given_up[pool.name]} could not start{_free(pool.name, request.capacity)}"
-        case "metrics":
-            return "missing metrics, without which no pool shrinks"
-        case _:
-            return limited_by
+def _explained(limited_by: str, wish: _Wish, size: int, request: AllocationRequest) -> str:
+    """One sentence for people: what bound the size, and what was asked for."""
+    asked = _asked(wish, request)
+    if not limited_by:
+        return wish.wanted.message
+    back_off = request.back_offs.get(wish.pool.name)
+    if back_off is None or limited_by != back_off.limit:
+        return f"{_bound(limited_by, wish, size, request.spec.budget_gpus)}: {asked}"
+    if limited_by != "nodes":
+        return f"{size} until the next try: {asked}; {back_off.message}"
+    held, free = _held(request.replicas, wish.pool.name, back_off), _free(wish.pool.name, request.capacity)
+    return f"the nodes hold {held}, {back_off.replicas} more could not be scheduled{free}: {asked}"
+
+
+def _bound(limited_by: str, wish: _Wish, size: int, budget_gpus: int) -> str:
+    """The limit with its value."""
+    direction = "scaleDown" if size > wish.wanted.replicas else "scaleUp"
+    return {
+        "tolerance": f"{size} is within {TOLERANCE_PERCENT} %",
+        "metrics": "no pool shrinks while metrics are missing",
+        "stabilization": f"the stabilization window of behavior.{direction} holds {size}",
+        "behavior": f"the rate limits of behavior.{direction} allow {size} for now",
+        "minReplicas": f"minReplicas {wish.pool.min_replicas}",
+        "maxReplicas": f"maxReplicas {wish.pool.max_replicas}",
+        "budget": f"the budget of {budget_gpus} GPUs leaves room for {size}",
+    }[limited_by]
+
+
+def _asked(wish: _Wish, request: AllocationRequest) -> str:
+    """Who asks for how many, and why."""
+    wanted = wish.wanted
+    if isinstance(request.wanted, Missing):
+        return f"no {request.asked_by} seen yet" if wish.is_first else wanted.message
+    asked = f"{request.asked_by} asks for {wanted.replicas}"
+    return f"{asked} ({wanted.message})" if request.asked_by == DEMAND else asked
 
 
 def _free(name: PoolName, capacity: tuple[PoolCapacity, ...] | Missing) -> str:
     if isinstance(capacity, Missing):
         return ""
     return "".join(
-        f", {item.free_gpus} GPUs are free, at most {item.largest_free_block} on one node"
+        f" ({item.free_gpus} GPUs are free, at most {item.largest_free_block} on one node)"
         for item in capacity
         if item.pool is name
     )

@@ -43,6 +43,15 @@ from inferencecluster.core.verdicts import Situation, conditions, is_settled
 
 Targets = tuple[Target, Target, Target]
 
+_ASKED_BY: Final = MappingProxyType(
+    {
+        ScalingMode.RECOMMEND: "mode Recommend",
+        ScalingMode.EXTERNAL: "/scale",
+        ScalingMode.FIXED: "mode Fixed",
+    }
+)
+"""Who wants a size where demand does not."""
+
 MAX_RECORDS: Final = 10
 """What status keeps; the Events hold the rest."""
 RECOMMENDED: Final = "recommended only: "
@@ -52,10 +61,10 @@ BOUND_REASONS: Final = MappingProxyType(
         "minReplicas": "MinReplicas",
         "maxReplicas": "MaxReplicas",
         "budget": "Budget",
-        "nodes": "NodesExhausted",
     }
 )
-"""Where a hard limit set the size, it is the reason, and what demand wanted is in the message."""
+"""Where one of these set the size, it is the reason, and what demand wanted is in the message. A back-off is named by
+its own reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +167,7 @@ def decide(observation: Observation, memory: Memory) -> Decision:
         )
     )
     was_settled = memory.settled_generation == spec.generation
-    situation = Situation(observation, demand, sizes.targets, replacement.pools, spec_settled=was_settled)
+    situation = Situation(observation, demand, sizes.targets, replacement.troubles, spec_settled=was_settled)
     settled = was_settled or is_settled(situation)
     situation = replace(situation, spec_settled=settled)
     return Decision(
@@ -190,7 +199,6 @@ def _allocation_request(
     """What demand asks for. A replica that is given up is not there any more, whatever its Pod says."""
     lost = {item.replica.uid for item in given_up}
     remaining = tuple(replica for replica in observation.replicas if replica.uid not in lost)
-    waiting = replacement.waiting(observation.now)
     return AllocationRequest(
         now=observation.now,
         spec=observation.spec,
@@ -198,7 +206,7 @@ def _allocation_request(
         wanted=demand if isinstance(demand, Missing) else size_pools(observation.spec, demand, remaining),
         shrink_allowed=not isinstance(demand, Missing) and demand.complete,
         capacity=observation.capacity,
-        given_up={name: back_off.replicas for name, back_off in waiting.items()},
+        back_offs=replacement.waiting(observation.now),
     )
 
 
@@ -212,10 +220,15 @@ def _decide_sizes(memory: Memory, observation: Observation, request: AllocationR
         return _Sizes(allocation, targets, targets)
     # Somebody else chose: what they ask for may shrink a pool whatever the metrics say, and needs no history.
     present = _present_sizes(memory, observation)
-    asked = replace(request, wanted=_asked(present, observation), shrink_allowed=True)
+    asked = replace(
+        request,
+        wanted=_asked(present, observation),
+        asked_by=_ASKED_BY[spec.mode],
+        shrink_allowed=True,
+    )
     if spec.mode is ScalingMode.RECOMMEND:
         # Sizes stay: a pool that shrank to what its nodes hold would never grow back.
-        asked = replace(asked, given_up=MappingProxyType({}))
+        asked = replace(asked, back_offs=MappingProxyType({}))
     _, targets = allocate(AllocationMemory.restored(present, now), asked)
     allocation, recommended = allocate(memory.allocation, request)
     if spec.mode is not ScalingMode.RECOMMEND:

@@ -204,7 +204,7 @@ def observe_demand(memory: DemandMemory, observation: Observation) -> tuple[Dema
     routers, metrics, now = observation.routers, observation.metrics, observation.now
     memory = replace(memory, boots=_boots(memory.boots, observation))
     if isinstance(routers, Missing) and isinstance(metrics, Missing):
-        message = f"routers: {_why(routers)}; metrics: {_why(metrics)}; sizes hold until one of them answers"
+        message = f"routers: {_why(routers)}; metrics: {_why(metrics)}"
         return memory, Missing("NoSource", message)
     windows = _Windows.of(memory.boots, observation.spec)
     memory = _take_in(memory, observation, windows)

@@ -53,11 +53,15 @@ class ApiUnavailable(ObservationError):  # noqa: N818 - the contract's name; say
 class ApplyError(OperatorError):
     """A write was refused."""
 
-    def __init__(self, *, verb: str, target: str, detail: str) -> None:
-        """`verb` as in RBAC (`create`), `target` as `Kind namespace/name`, `detail` the server's own words."""
+    def __init__(self, *, verb: str, target: str, detail: str, cause: str = "") -> None:
+        """`verb` as in RBAC (`create`), `target` as `Kind namespace/name`, `detail` the server's own words.
+
+        `cause` is one CamelCase word for why, where the server tells more than the status; else empty.
+        """
         self.verb = verb
         self.target = target
         self.detail = detail
+        self.cause = cause
         super().__init__(f"{verb} {target} was refused: {detail}")
 
 

@@ -76,6 +76,8 @@ class Replica:
     fence_reason: str = ""
     node: str | None = None
     failure: str = ""
+    template: str = ""
+    """`PoolSpec.template` that it was created with; empty where its Pod does not tell."""
     load: ReplicaLoad | Missing = Missing("NotObserved")
 
     @property

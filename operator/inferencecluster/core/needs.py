@@ -51,13 +51,18 @@ class Need:
 
 def work_need(busy: float) -> Need:
     """For prompts that keep `busy` replicas busy."""
-    message = f"arriving prompts keep {busy:.2f} replicas busy, {PREFILL_TARGET:.0%} of the pool at most"
+    message = (
+        f"arriving prompts keep {busy:.2f} replicas busy, and a pool is planned {PREFILL_TARGET:.0%} busy"
+    )
     return Need(busy / PREFILL_TARGET, "PrefillWork", message)
 
 
 def concurrency_need(sequences: float, batch: float) -> Need:
     """For `sequences` in their token phase, `batch` of them on one replica."""
-    message = f"{sequences:.1f} sequences in flight, {batch:.1f} per replica within the ITL, {DECODE_TARGET:.0%} used"
+    message = (
+        f"{sequences:.1f} sequences are in their token phase; a replica takes {batch:.1f} within the ITL and is planned "
+        f"{DECODE_TARGET:.0%} full"
+    )
     return Need(sequences / batch / DECODE_TARGET, "DecodeConcurrency", message)
 
 
@@ -95,12 +100,13 @@ def resident_needs(demand: Demand, performance: PerformanceModel, batch: float) 
         Need(
             sequences / batch,
             "SequencesInFlight",
-            f"{sequences} sequences decode or are held, {batch:.1f} per replica within the ITL",
+            f"{sequences} sequences decode or are held; a replica takes {batch:.1f} within the ITL",
         ),
         Need(
             queue.resident_kv_tokens / capacity / KV_TARGET,
             "KvResident",
-            f"{queue.resident_kv_tokens} KV tokens, {capacity} per replica, {KV_TARGET:.0%} used",
+            f"{queue.resident_kv_tokens} KV tokens are resident; a replica holds {capacity} and is planned "
+            f"{KV_TARGET:.0%} full",
         ),
     ]
 

@@ -100,6 +100,17 @@ class PoolCapacity:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """The API server would not create a replica that the last decision asked for."""
+
+    pool: PoolName
+    reason: str
+    """One CamelCase word: NamespaceTerminating, QuotaExceeded, Forbidden or InvalidPod."""
+    message: str
+    """The API server's own words."""
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """One look at one cluster. `now` is the only time that a decision may use."""
 
@@ -114,6 +125,8 @@ class Observation:
     """`EnginePool.spec.replicas` in `External` mode."""
     sizing_due: bool = True
     """False on a wake-up between two sizing ticks: sizes stay, transitions and status go on."""
+    refusals: tuple[Refusal, ...] = ()
+    """Creates that were refused since the last observation."""
 
     def capacity_of(self, name: PoolName) -> PoolCapacity | Missing:
         """What the nodes of one pool hold; Missing when it is not listed, because the pool is off."""

@@ -1,4 +1,4 @@
-"""Which replicas of an older revision (or shape) may go now: prefill and decode leave in step, as new pairs serve.
+"""Which replicas of an older revision, shape or template may go now: prefill and decode leave in step, as new pairs serve.
 
 Prefill and decode of one revision only talk to each other, so a new prefill replica relieves nobody before a new
 decode replica serves. The share that the new revision serves is that of its weaker phase,
@@ -11,6 +11,9 @@ as it is needed at all. Mixed replicas need no partner: old and new ones togethe
 Example: targets 4 + 2, all old. One new prefill replica serves: share 0, nobody goes. A new decode replica joins: share
 1/4, one old prefill replica goes and both old decode replicas stay (2 * 3/4 rounds up to 2). With 2 + 1 new ones: share
 1/2, old 2 + 1 remain. With 4 + 2: none.
+
+Where only a pool's shape or template changed, all replicas are of one revision and every pair stays one: like mixed
+replicas, old ones of that pool go one for one as new ones serve, whatever the other pools do.
 
 Where the budget has no room for one more replica, one old replica makes room: of the pool with the most to spare, and
 only when every replica of the new revision serves, so that a revision that does not work takes nothing away.
@@ -37,14 +40,15 @@ def replaced(
 ) -> list[Replica]:
     """Old replicas whose work the new revision already does. Those that never served are not among them."""
     share = _share_served(spec, replicas, targets)
+    in_pairs = any(replica.counts and replica.revision != spec.revision for replica in replicas)
     gone: list[Replica] = []
     for name in PoolName:
         old = _old(spec, replicas, name)
         target = targets[name]
         kept = (
-            max(0, target - _serving_new(spec, replicas, name))
-            if name is PoolName.MIXED
-            else math.ceil(target * (1 - share))
+            math.ceil(target * (1 - share))
+            if name in _PARTNER and in_pairs
+            else max(0, target - _serving_new(spec, replicas, name))
         )
         gone += old[: max(0, len(old) - kept)]
     return gone

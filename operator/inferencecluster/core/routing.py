@@ -139,22 +139,27 @@ class _Bucket:
 
     by_pending: list[_PREFILL_KEY] = field(default_factory=list)
     by_memory: list[_DECODE_KEY] = field(default_factory=list)
+    keys: dict[str, tuple[_PREFILL_KEY, _DECODE_KEY]] = field(default_factory=dict)
+    """Where each replica stands in the two orders."""
 
     def add(self, view: ReplicaView) -> None:
-        insort(self.by_pending, _prefill_key(view))
-        insort(self.by_memory, _decode_key(view))
+        pending, memory = self.keys[view.name] = _prefill_key(view), _decode_key(view)
+        insort(self.by_pending, pending)
+        insort(self.by_memory, memory)
 
-    def discard(self, view: ReplicaView) -> None:
-        del self.by_pending[bisect_left(self.by_pending, _prefill_key(view))]
-        del self.by_memory[bisect_left(self.by_memory, _decode_key(view))]
+    def discard(self, name: str) -> None:
+        pending, memory = self.keys.pop(name)
+        del self.by_pending[bisect_left(self.by_pending, pending)]
+        del self.by_memory[bisect_left(self.by_memory, memory)]
 
-    def replace(self, before: ReplicaView, after: ReplicaView) -> None:
+    def replace(self, view: ReplicaView) -> None:
         """Most changes move a replica in one of the two orders only."""
-        pending, moved_pending = _prefill_key(before), _prefill_key(after)
+        pending, memory = self.keys[view.name]
+        moved_pending, moved_memory = _prefill_key(view), _decode_key(view)
+        self.keys[view.name] = moved_pending, moved_memory
         if pending != moved_pending:
             del self.by_pending[bisect_left(self.by_pending, pending)]
             insort(self.by_pending, moved_pending)
-        memory, moved_memory = _decode_key(before), _decode_key(after)
         if memory != moved_memory:
             del self.by_memory[bisect_left(self.by_memory, memory)]
             insort(self.by_memory, moved_memory)
@@ -192,7 +197,7 @@ class Fleet:
             and known.revision == view.revision
         ):
             self._views[view.name] = view
-            self._buckets[view.revision, view.home].replace(known, view)
+            self._buckets[view.revision, view.home].replace(view)
             return
         self.remove(view.name)
         self._views[view.name] = view
@@ -213,7 +218,7 @@ class Fleet:
         self._serving -= 1
         key = (view.revision, view.home)
         bucket = self._buckets[key]
-        bucket.discard(view)
+        bucket.discard(name)
         if not bucket.by_pending:
             # Revisions come and go with rollouts: an emptied bucket must not stay for ever.
             del self._buckets[key]

@@ -80,6 +80,8 @@ class PoolSpec:
     max_replicas: int
     gpus_per_replica: int
     performance: PerformanceModel
+    template: str = ""
+    """Hash of what the user chose for the pool's Pods beside the revision: shape, placement, resources."""
 
 
 @dataclass(frozen=True, slots=True)

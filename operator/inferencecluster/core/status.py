@@ -71,7 +71,7 @@ class DecisionRecord:
     inputs: tuple[tuple[str, float], ...]
     """Name and value of each input that bound the size, in a fixed order."""
     limited_by: str = ""
-    """What kept the size from what was wanted: `maxReplicas`, `budget`, `stabilization`, `behavior`, `nodes`..."""
+    """What kept the size from what was wanted: `maxReplicas`, `budget`, `behavior`, `nodes`... (`Target.limited_by`)."""
 
 
 @dataclass(frozen=True, slots=True)

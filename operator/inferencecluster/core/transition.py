@@ -36,6 +36,9 @@ SCALE_DOWN: Final = "ScaleDown"
 ROLLOUT: Final = "Rollout"
 CLUSTER_DELETED: Final = "ClusterDeleted"
 FAILED: Final = "ReplicaFailed"
+BELOW_TARGET: Final = "BelowTarget"
+WANTED_AGAIN: Final = "WantedAgain"
+DRAIN_DEADLINE: Final = "DrainDeadline"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +117,14 @@ def waiting_for(replica: Replica) -> str:
     if not isinstance(load, ReplicaLoad):
         return f"the routers to answer ({load.message or load.reason})"
     if not load.is_idle:
-        return f"{load.in_flight} requests and {load.kv_transfers} KV transfers to end"
+        return (
+            f"{_counted(load.in_flight, 'request')} and {_counted(load.kv_transfers, 'KV transfer')} to end"
+        )
     return "its deletion" if load.fence_confirmed else "every router to confirm the fence"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _gone(request: TransitionRequest) -> tuple[Delete | Fence, ...]:
@@ -150,11 +159,11 @@ def _drains(request: TransitionRequest) -> tuple[Delete | Unfence, ...]:
         overdue = request.now >= drain_deadline(fenced_at, request.spec)
         if wanted[replica.home] > 0 and not overdue and _may_return(replica, request):
             wanted[replica.home] -= 1
-            actions.append(Unfence(replica.name, replica.uid, "WantedAgain"))
+            actions.append(Unfence(replica.name, replica.uid, WANTED_AGAIN))
         elif _is_drained(replica):
             actions.append(Delete(replica.name, replica.uid, replica.fence_reason or SCALE_DOWN))
         elif overdue:
-            actions.append(Delete(replica.name, replica.uid, "DrainDeadline", forced=True))
+            actions.append(Delete(replica.name, replica.uid, DRAIN_DEADLINE, forced=True))
     return tuple(actions)
 
 
@@ -250,7 +259,7 @@ def _created(request: TransitionRequest, taken_back: set[str]) -> tuple[Create, 
         # budget is shared by need, and pairs come up together.
         name = max(fitting, key=lambda item: missing[item] / request.targets[item])
         gpus = request.spec.pool(name).gpus_per_replica
-        created.append(Create(next(ordinals), name, gpus, "BelowTarget"))
+        created.append(Create(next(ordinals), name, gpus, BELOW_TARGET))
         missing[name] -= 1
         free -= gpus
 
@@ -289,7 +298,9 @@ def _at_rest(request: TransitionRequest) -> Complete | Blocked:
     lacking = [name for name in PoolName if _deficit(request, name) > 0]
     for name in lacking:
         if name in request.held_back:
-            return Blocked("BackOff", f"{name}: replicas did not start and are tried again later")
+            return Blocked(
+                "BackOff", f"{name}: replicas could not be created or started and are tried again later"
+            )
     for replica in request.replicas:
         if not replica.is_serving:
             return Blocked("Starting", f"{replica.name} to become ready")

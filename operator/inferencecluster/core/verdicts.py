@@ -31,13 +31,24 @@ class Situation:
     demand: Demand | Missing
     targets: tuple[Target, Target, Target]
     back_offs: Mapping[PoolName, BackOff]
-    """Pools whose replicas failed not long ago."""
+    """Pools whose replicas failed, or could not be created, not long ago."""
     spec_settled: bool
     """The present generation has once been rolled out completely."""
 
     def serving(self, name: PoolName) -> int:
         """Replicas of the pool that take work."""
         return sum(replica.home is name and replica.is_serving for replica in self.observation.replicas)
+
+    def trouble(self, name: PoolName) -> BackOff | None:
+        """What keeps the pool from growing. It lasts through the next try, until one of its replicas serves."""
+        back_off = self.back_offs.get(name)
+        if back_off is None or self.observation.now < back_off.until:
+            return back_off
+        has_worked = any(
+            replica.home is name and replica.is_serving and replica.created_at >= back_off.began
+            for replica in self.observation.replicas
+        )
+        return None if has_worked else back_off
 
 
 Policy = Callable[[Situation], Verdict | None]
@@ -84,12 +95,14 @@ def no_router(situation: Situation) -> Verdict | None:
 
 
 def rolling_out(situation: Situation) -> Verdict | None:
-    """Replicas of an older revision or shape are still there."""
+    """Replicas of an older revision, shape or placement are still there."""
     replicas, spec = situation.observation.replicas, situation.observation.spec
     old = sum(not is_current(replica, spec) for replica in replicas)
     if not old:
         return None
-    return Verdict("RollingOut", f"{old} of {len(replicas)} replicas are of an older revision or shape")
+    return Verdict(
+        "RollingOut", f"{old} of {len(replicas)} replicas are of an older revision, shape or placement"
+    )
 
 
 def over_limits(situation: Situation) -> Verdict | None:
@@ -112,7 +125,7 @@ def cannot_start(situation: Situation) -> Verdict | None:
     """A pool lacks what it must have, its minimum or replicas of the newest revision, because they do not start."""
     observation = situation.observation
     for pool in observation.spec.pools:
-        back_off = situation.back_offs.get(pool.name)
+        back_off = situation.trouble(pool.name)
         if back_off is None:
             continue
         has_old = any(
@@ -120,7 +133,7 @@ def cannot_start(situation: Situation) -> Verdict | None:
             for replica in observation.replicas
         )
         if has_old or situation.serving(pool.name) < pool.min_replicas:
-            return Verdict(back_off.reason, f"{pool.name}: {back_off.message}")
+            return Verdict(back_off.reason, f"{pool.name} cannot start: {back_off.message}")
     return None
 
 
@@ -129,7 +142,10 @@ def routers_missing(situation: Situation) -> Verdict | None:
     missing = situation.observation.routers
     if not isinstance(missing, Missing):
         return None
-    return Verdict("RouterUnavailable", f"{_why(missing)}: sizes hold or grow, no pool shrinks, drains wait")
+    return Verdict(
+        "RouterUnavailable",
+        f"the routers cannot be read ({_why(missing)}): sizes hold or grow, no pool shrinks, and drains wait",
+    )
 
 
 def metrics_missing(situation: Situation) -> Verdict | None:
@@ -138,7 +154,8 @@ def metrics_missing(situation: Situation) -> Verdict | None:
     if not isinstance(missing, Missing):
         return None
     return Verdict(
-        "PrometheusUnavailable", f"{_why(missing)}: no pool shrinks, growth follows the routers alone"
+        "PrometheusUnavailable",
+        f"Prometheus cannot be read ({_why(missing)}): no pool shrinks, and growth follows the routers alone",
     )
 
 
@@ -150,24 +167,30 @@ def sources_doubted(situation: Situation) -> Verdict | None:
     return Verdict(demand.gaps[0].reason, "routers and Prometheus count different loads: no pool shrinks")
 
 
+def held_up(situation: Situation) -> Verdict | None:
+    """Replicas that a pool should have could not be started or created."""
+    for target in situation.targets:
+        back_off = situation.trouble(target.pool)
+        serving, needed = situation.serving(target.pool), max(target.wanted, target.replicas)
+        if back_off is not None and serving < needed:
+            message = f"{target.pool} serves with {serving} of {needed} replicas: {back_off.message}"
+            return Verdict(back_off.reason, message)
+    return None
+
+
 def limited(situation: Situation) -> Verdict | None:
     """Demand wants more than a limit allows. Bounds that only slow a change down are the user's wish."""
     spec = situation.observation.spec
     for target in situation.targets:
         if target.replicas >= target.wanted:
             continue
-        wish = f"{target.pool} wants {target.wanted} replicas and gets {target.replicas}"
+        wish = f"{target.pool} needs {target.wanted} replicas and gets {target.replicas}"
         match target.limited_by:
             case "budget":
-                advice = f"budget.gpus is {spec.budget_gpus}: raise it, or lower minReplicas of other pools"
-                return Verdict("BudgetExhausted", f"{wish}: {advice}")
+                advice = "raise it, or lower minReplicas of other pools"
+                return Verdict("BudgetExhausted", f"{wish} within budget.gpus {spec.budget_gpus}; {advice}")
             case "maxReplicas":
-                advice = f"maxReplicas is {spec.pool(target.pool).max_replicas}: raise it"
-                return Verdict("AtMaxReplicas", f"{wish}: {advice}")
-            case "nodes":
-                back_off = situation.back_offs.get(target.pool)
-                why = back_off.message if back_off is not None else "replicas could not start"
-                return Verdict("NodesExhausted", f"{wish}: {why}")
+                return Verdict("AtMaxReplicas", f"{wish}, its maxReplicas; raise it to allow more")
     return None
 
 
@@ -202,6 +225,7 @@ READINESS = (nothing_serves, below_minimum, no_router)
 RECONCILING = (rolling_out, over_limits, below_minimum, nothing_serves, routers_missing)
 STALLED = (cannot_start,)
 METRICS = (routers_missing, metrics_missing, sources_doubted)
+LIMITS = (held_up, limited)
 DISAGGREGATION = (mixed_only, not_paired)
 
 
@@ -234,7 +258,12 @@ def conditions(situation: Situation) -> tuple[Condition, ...]:
             "Available",
             "routers and Prometheus answer",
         ),
-        _bad(ConditionType.SCALING_LIMITED, limited(situation), "WithinLimits", "demand fits the limits"),
+        _bad(
+            ConditionType.SCALING_LIMITED,
+            evaluate(LIMITS, situation),
+            "WithinLimits",
+            "demand fits the limits",
+        ),
         _good(
             ConditionType.DISAGGREGATED,
             evaluate(DISAGGREGATION, situation),

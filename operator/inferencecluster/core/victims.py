@@ -39,8 +39,16 @@ def never_served(replica: Replica) -> bool:
 
 
 def is_current(replica: Replica, spec: ClusterSpec) -> bool:
-    """Of the newest revision and of its pool's present shape."""
-    return replica.revision == spec.revision and replica.gpus == spec.pool(replica.home).gpus_per_replica
+    """Of the newest revision, and of its pool's present shape and template.
+
+    A replica that does not tell its template counts as current: it is of an operator that did not write it.
+    """
+    pool = spec.pool(replica.home)
+    return (
+        replica.revision == spec.revision
+        and replica.gpus == pool.gpus_per_replica
+        and replica.template in ("", pool.template)
+    )
 
 
 def ordinal_of(replica: Replica) -> int:

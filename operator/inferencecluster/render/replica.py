@@ -9,12 +9,14 @@ from inferencecluster.api.engine import Backend, Engine
 from inferencecluster.api.names import (
     ANNOTATION_KV_CAPACITY,
     ANNOTATION_MAX_BATCH,
+    ANNOTATION_TEMPLATE,
     COMPONENT_ENGINE,
     ENGINE_PORT,
     LABEL_POOL,
     LABEL_REVISION,
     LABEL_ROLE,
 )
+from inferencecluster.api.translate import template_of
 from inferencecluster.core.errors import SpecError
 from inferencecluster.render.context import PoolContext
 from inferencecluster.render.emulated import emulated_engine
@@ -62,6 +64,7 @@ def render_replica(context: PoolContext, *, ordinal: int) -> Manifest:
     labels = {**context.pool_spec.labels, **engine.labels, **_labels(context)}
     annotations = {
         **context.pool_spec.annotations,
+        ANNOTATION_TEMPLATE: template_of(context.pool_spec),
         ANNOTATION_KV_CAPACITY: str(context.performance.kv_capacity_tokens),
         ANNOTATION_MAX_BATCH: str(context.performance.max_batch_size),
     }
