@@ -158,17 +158,28 @@ def directly(pool: Pool, tokens: int) -> Ask:
 class Samples:
     """Seconds to the first byte of each request."""
 
-    direct: list[float]
-    router: list[float]
+    direct: list[float] = field(default_factory=list)
+    passed: list[float] = field(default_factory=list)
+    """Through what is measured."""
 
 
-async def open_loop(direct: Ask, router: Ask, *, rate: float, seconds: float, seed: int) -> Samples:
-    """Poisson arrivals at `rate` per second through the router, and every tenth beside it directly.
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Poisson arrivals."""
 
-    Both see the same machine at the same moments, so that their difference is the router's.
+    rate: float
+    """Per second."""
+    seconds: float
+    seed: int
+
+
+async def open_loop(direct: Ask, passing: Ask, load: Load) -> Samples:
+    """`load` through the router or the relay, and every fourth request beside it directly.
+
+    Both see the same machine at the same moments, so that their difference is that of what is measured.
     """
-    chance = random.Random(seed)  # noqa: S311 - a repeatable load
-    samples = Samples([], [])
+    chance = random.Random(load.seed)  # noqa: S311 - a repeatable load
+    samples = Samples()
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -181,14 +192,21 @@ async def open_loop(direct: Ask, router: Ask, *, rate: float, seconds: float, se
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    end, due, number = time.perf_counter() + seconds, time.perf_counter(), 0
-    while due < end:
-        due += chance.expovariate(rate)
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        number += 1
-        start(router, samples.router)
+    def arrive(number: int) -> None:
+        start(passing, samples.passed)
         if number % _DIRECT_EVERY == 0:
             start(direct, samples.direct)
+
+    def pace() -> None:
+        began, due, number = time.perf_counter(), 0.0, 0
+        while due < load.seconds:
+            due += chance.expovariate(load.rate)
+            time.sleep(max(0.0, began + due - time.perf_counter()))
+            number += 1
+            loop.call_soon_threadsafe(arrive, number)
+
+    # A thread, because timers of event loops have whole milliseconds: arrivals would come in bunches.
+    await loop.run_in_executor(None, pace)
     await asyncio.gather(*tasks)
     return samples
 

@@ -30,6 +30,7 @@ SETTINGS = RouterSettings(
     engine_version=parse_version("1.2.1"),
     overflow_tokens=8192,
     max_queue_seconds=30.0,
+    ttft_seconds=30.0,
     kv_transfer_timeout_seconds=60.0,
 )
 

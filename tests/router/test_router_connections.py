@@ -246,6 +246,51 @@ async def test_an_idle_connection_is_closed_before_the_engine_closes_it(
         await asyncio.wait_for(closed.wait(), 5)
 
 
+async def test_connections_that_became_idle_one_after_the_other_are_all_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "KEEP_ALIVE_SECONDS", 0.1)
+    closed = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(by_length(b"a"))
+        with suppress(ConnectionError):
+            await reader.read()
+        nonlocal closed
+        closed += 1
+
+    async with serving(serve) as address:
+        for connection in [await address.connection(connect_seconds=1) for _ in range(3)]:
+            await ask(connection)
+            address.give_back(connection)
+            await asyncio.sleep(0.04)
+        await eventually(lambda: closed == 3)
+        again = await address.connection(connect_seconds=1)
+        await ask(again)
+        address.give_back(again)
+        await eventually(lambda: closed == 4)
+
+
+async def test_an_address_that_was_closed_can_be_used_again() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(by_length(b"a"))
+
+    async with serving(serve) as address:
+        connection = await address.connection(connect_seconds=1)
+        await ask(connection)
+        address.give_back(connection)
+
+        address.close()
+
+        assert not connection.reusable
+        again = await address.connection(connect_seconds=1)
+        await ask(again)
+        address.give_back(again)
+        assert again.reusable
+
+
 @pytest.mark.parametrize(
     "answer", [b"", OK, by_length(b"ab")[:-1]], ids=["nothing", "half a head", "half a body"]
 )
@@ -309,6 +354,17 @@ async def test_cutting_a_connection_wakes_whoever_reads() -> None:
         with pytest.raises(ConnectionAbortedError):
             await reading
         with pytest.raises(OSError, match="cut"):
+            await connection.exchange(REQUEST)
+
+
+async def test_whoever_reads_hears_why_a_connection_was_cut() -> None:
+    async def serve(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+
+    async with serving(serve) as address:
+        connection = await address.connection(connect_seconds=1)
+        asyncio.get_running_loop().call_later(0.01, connection.abort, TimeoutError("no answer within 1 s"))
+        with pytest.raises(TimeoutError, match="within 1 s"):
             await connection.exchange(REQUEST)
 
 

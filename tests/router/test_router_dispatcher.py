@@ -1,17 +1,18 @@
-"""The queue's races: what happens when a client goes away in the very turn in which its request is served."""
+"""The queue: its order, and what happens when a client goes away in the very turn in which its request is served."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import replace
 
+import pytest
 from tests.router.harness import SETTINGS
 from tests.router.test_router_ledger import RECORD
 
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.routing import RoutingRequest
 from inferencecluster.router.dispatcher import Dispatcher, QueueLimits, Ticket
+from inferencecluster.router.errors import CapacityError
 from inferencecluster.router.ledger import Assignment, Ledger
 
 REQUEST = RoutingRequest(prompt_tokens=10, expected_output_tokens=5)
@@ -19,13 +20,14 @@ SINGLE = replace(RECORD, name="m0", home=PoolName.MIXED, max_batch_size=1)
 
 
 class Queue:
-    """A dispatcher over one replica that holds one request."""
+    """A dispatcher over one replica that holds one request, and a clock that stands still."""
 
     def __init__(self) -> None:
+        self.now = 100.0
         self.ledger = Ledger(asyncio.get_running_loop())
         self.ledger.update(None, SINGLE)
         self.admitted = 0
-        self.dispatcher = Dispatcher(self.ledger, QueueLimits(requests=10, body_bytes=1000), time.monotonic)
+        self.dispatcher = Dispatcher(self.ledger, QueueLimits(requests=10, body_bytes=1000), lambda: self.now)
         self.dispatcher.configure(SETTINGS)
 
     def admit(self) -> None:
@@ -34,8 +36,20 @@ class Queue:
     def ticket(self) -> Ticket:
         return Ticket(10, on_admitted=self.admit)
 
-    def ask(self, ticket: Ticket | None = None) -> asyncio.Task[Assignment]:
-        return asyncio.create_task(self.dispatcher.acquire(REQUEST, ticket or self.ticket()))
+    def ask(
+        self, ticket: Ticket | None = None, request: RoutingRequest = REQUEST
+    ) -> asyncio.Task[Assignment]:
+        return asyncio.create_task(self.dispatcher.acquire(request, ticket or self.ticket()))
+
+    async def wait_in_line(self, count: int) -> list[asyncio.Task[Assignment]]:
+        """Requests that came one after the other, a second between them, and wait."""
+        tasks = []
+        for _ in range(count):
+            tasks.append(self.ask())
+            await turn()
+            self.now += 1.0
+        assert self.dispatcher.held_requests == count
+        return tasks
 
     @property
     def booked(self) -> int:
@@ -126,3 +140,106 @@ async def test_a_failed_request_that_excludes_the_only_free_replica_does_not_blo
     again.cancel()
     assignment.release()
     await asyncio.gather(again, return_exceptions=True)
+
+
+async def served_in_order(tasks: list[asyncio.Task[Assignment]], held: Assignment) -> list[int]:
+    """Numbers of the requests as they get the replica, each of which gives it back at once."""
+    order = []
+    for _ in tasks:
+        held.release()
+        await turn()
+        (served,) = [number for number, task in enumerate(tasks) if task.done() and number not in order]
+        order.append(served)
+        held = tasks[served].result()
+    held.release()
+    return order
+
+
+@pytest.mark.parametrize(
+    ("pause", "expected"),
+    [
+        pytest.param(0.0, [0, 1, 2, 3, 4, 5], id="nobody is late"),
+        pytest.param(SETTINGS.ttft_seconds, [5, 4, 3, 0, 2, 1], id="all are late"),
+    ],
+)
+async def test_the_newest_go_first_once_the_oldest_is_late_and_the_oldest_gets_every_fourth_turn(
+    pause: float, expected: list[int]
+) -> None:
+    queue = Queue()
+    first = await queue.ask()
+    tasks = await queue.wait_in_line(6)
+
+    queue.now += pause
+
+    assert await served_in_order(tasks, first) == expected
+    assert queue.booked == queue.dispatcher.held_requests == queue.dispatcher.held_tokens == 0
+
+
+async def test_a_shorter_target_counts_for_those_who_wait() -> None:
+    queue = Queue()
+    first = await queue.ask()
+    tasks = await queue.wait_in_line(3)
+
+    queue.dispatcher.configure(replace(SETTINGS, ttft_seconds=1.0))
+
+    assert await served_in_order(tasks, first) == [2, 1, 0]
+
+
+LARGE = replace(REQUEST, prompt_tokens=SINGLE.kv_capacity_tokens)
+
+
+@pytest.mark.parametrize(("late", "overtakes"), [(False, False), (True, True)], ids=["in time", "late"])
+async def test_a_newcomer_with_room_overtakes_only_those_who_are_late(late: bool, overtakes: bool) -> None:
+    queue = Queue()
+    queue.ledger.update(SINGLE, replace(SINGLE, max_batch_size=2))
+    first = await queue.ask()
+    large = queue.ask(request=LARGE)
+    await turn()
+    queue.now += SETTINGS.ttft_seconds if late else 0.0
+
+    newcomer = queue.ask()
+    await turn()
+
+    assert newcomer.done() == overtakes
+    assert not large.done()
+    assert queue.admitted == 3
+    assert queue.dispatcher.held_tokens == LARGE.prompt_tokens + (0 if overtakes else REQUEST.prompt_tokens)
+    first.release()
+    if overtakes:
+        newcomer.result().release()
+    (await large).release()
+    (await newcomer).release()
+    assert queue.booked == queue.dispatcher.held_tokens == 0
+
+
+async def test_newcomers_do_not_overtake_for_ever() -> None:
+    queue = Queue()
+    queue.ledger.update(SINGLE, replace(SINGLE, max_batch_size=2))
+    first = await queue.ask()
+    large = queue.ask(request=LARGE)
+    await turn()
+    queue.now += SETTINGS.ttft_seconds
+    for _ in range(3):
+        (await queue.ask()).release()
+
+    fourth = queue.ask()
+    await turn()
+    assert not fourth.done()
+
+    first.release()
+    (await large).release()
+    (await fourth).release()
+
+
+async def test_a_newcomer_that_a_full_queue_refuses_leaves_no_trace() -> None:
+    queue = Queue()
+    first = await queue.ask()
+    tasks = await queue.wait_in_line(10)
+    queue.now += SETTINGS.ttft_seconds
+
+    with pytest.raises(CapacityError, match="the queue is full"):
+        await queue.ask()
+
+    assert queue.admitted == 11
+    assert queue.dispatcher.held_requests == 10
+    assert sorted(await served_in_order(tasks, first)) == list(range(10))

@@ -116,10 +116,10 @@ class TestLedger:
             actions[step]()
             for entry in found:
                 assert min(entry.in_flight, entry.kv_transfers, entry.pending_prefill_tokens) >= 0
+                assert entry.view() == found.fleet.get(entry.record.name)
 
         for entry in found:
             view = entry.view()
-            assert view == found.fleet.get(view.name)
             assert (entry.in_flight, entry.kv_transfers, entry.prefills, len(entry.decoding)) == (0, 0, 0, 0)
             assert (view.pending_prefill_tokens, view.resident_kv_tokens, view.decoding_sequences) == (
                 0,

@@ -19,6 +19,7 @@ from inferencecluster.router.static_sources import StaticSource, read_fleet_file
 FLEET_FILE: dict[str, Any] = {
     "model": "m",
     "overflowTokens": 7,
+    "ttftMilliseconds": 250,
     "replicas": [{"name": "p0", "pool": "prefill", "url": "http://127.0.0.1:1", "kvCapacityTokens": 9}],
 }
 
@@ -32,7 +33,7 @@ class TestStaticSource:
 
     def test_the_file_becomes_settings_and_records(self, path: Path) -> None:
         content = read_fleet_file(path)
-        assert content.settings().overflow_tokens == 7
+        assert (content.settings().overflow_tokens, content.settings().ttft_seconds) == (7, 0.25)
         (record,) = (replica.record() for replica in content.replicas)
         assert (record.name, record.home, record.kv_capacity_tokens, record.ready) == (
             "p0",
@@ -171,7 +172,7 @@ class TestProjection:
         found = project_settings(CLUSTER)
         assert found is not None
         assert (found.model, str(found.engine_version)) == ("served", "1.3.0rc29")
-        assert (found.overflow_tokens, found.max_queue_seconds) == (4096, 12.0)
+        assert (found.overflow_tokens, found.max_queue_seconds, found.ttft_seconds) == (4096, 12.0, 0.4)
         assert found.kv_transfer_timeout_seconds == 60.0
 
     def test_a_spec_that_cannot_be_read_changes_nothing(self) -> None:

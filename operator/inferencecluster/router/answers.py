@@ -20,9 +20,13 @@ STREAM_HEADERS: Final = {
 }
 
 
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+"""Made once: `json.dumps` makes an encoder for every call."""
+
+
 def compact_json(document: Mapping[str, Any]) -> bytes:
     """`document` without blanks, in ASCII."""
-    return json.dumps(document, separators=(",", ":")).encode()
+    return _encode(document).encode()
 
 
 def error_document(error: RequestError) -> dict[str, Any]:

@@ -12,6 +12,10 @@ from inferencecluster.router.errors import RequestError
 
 TOKENS_PER_MESSAGE: Final = 4
 """Role and separators that a chat template adds to each message, in the usual templates."""
+MOST_CHOICES: Final = 128
+"""Answers to one prompt: OpenAI's own bound of `n`. Each takes a place in a batch."""
+MOST_TOKENS: Final = 2**31 - 1
+"""Of an answer: engines count in 32 bits."""
 
 
 class Endpoint(StrEnum):
@@ -75,13 +79,14 @@ def parse_request(body: bytes, endpoint: Endpoint, *, model: str) -> CompletionR
         stream=_switch(document, "stream"),
         wants_usage=bool((options or {}).get("include_usage")),
         longest_output=_count(document, "max_completion_tokens") or _count(document, "max_tokens"),
-        choices=max(_count(document, "n") or 1, _count(document, "best_of") or 1),
+        choices=max(_choices(document, "n"), _choices(document, "best_of")),
     )
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(body)
+        # Of bytes, `json` guesses the encoding first; JSON has one (RFC 8259, section 8.1).
+        document = json.loads(str(body, "utf-8"))
     except (ValueError, RecursionError) as error:
         detail = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise RequestError(f"the body is not JSON: {detail}", code="invalid_json") from error
@@ -164,12 +169,32 @@ def _switch(document: Mapping[str, Any], name: str) -> bool:
 def _count(document: Mapping[str, Any], name: str) -> int | None:
     """A positive integer; None for anything else, which the engine refuses or not by its own rules."""
     value = document.get(name)
-    return value if type(value) is int and value > 0 else None
+    if type(value) is not int or value <= 0:
+        return None
+    if value > MOST_TOKENS:
+        raise RequestError(f"{name} is {_shown(value)}: must be at most {MOST_TOKENS}", param=name)
+    return value
+
+
+def _choices(document: Mapping[str, Any], name: str) -> int:
+    """How many answers. Strict, unlike the rest: an engine that reads "2" as 2 would do work that nobody booked."""
+    value = document.get(name)
+    if value is None:
+        return 1
+    if type(value) is not int or not 1 <= value <= MOST_CHOICES:
+        raise RequestError(
+            f"{name} is {_shown(value)}: must be a whole number from 1 to {MOST_CHOICES}", param=name
+        )
+    return value
 
 
 def _shown(value: object) -> str:
     """A value for an error message: short, and never a prompt."""
+    if type(value) is int and value.bit_length() > _SHOWN_BITS:
+        # Python writes out no integer of more than 4,300 digits, and takes its time for those below.
+        return f"an integer of {value.bit_length()} bits"
     return repr(value)[:_SHOWN_CHARACTERS]
 
 
 _SHOWN_CHARACTERS: Final = 80
+_SHOWN_BITS: Final = 128

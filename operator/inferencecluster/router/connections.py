@@ -23,7 +23,8 @@ _BUFFER_BYTES: Final = 256 * 1024
 class EngineConnection(asyncio.Protocol):
     """One TCP connection. `exchange` begins an answer, `read` brings its body."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._parser = AnswerParser()
         self._pieces: list[bytes] = []
@@ -31,20 +32,19 @@ class EngineConnection(asyncio.Protocol):
         self._reading = True
         self._failure: OSError | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self.expiry: asyncio.TimerHandle | None = None
-        """Closes the connection while it is idle."""
+        self.idle_since = 0.0
+        """Of the loop's time."""
+
+    @property
+    def drained(self) -> bool:
+        """The answer is complete, and all of it has been read."""
+        return self._parser.complete and not self._pieces
 
     @property
     def reusable(self) -> bool:
         """The last answer is complete, has been read, and the engine takes another request."""
         head = self._parser.head
-        return (
-            self._failure is None
-            and self._parser.complete
-            and not self._pieces
-            and head is not None
-            and head.keeps_alive
-        )
+        return self._failure is None and self.drained and head is not None and head.keeps_alive
 
     async def exchange(self, request: bytes) -> Head:
         """Send a request; the head of its answer. Raises `OSError`."""
@@ -73,9 +73,9 @@ class EngineConnection(asyncio.Protocol):
             self._transport.resume_reading()
         return data
 
-    def abort(self) -> None:
-        """Cut the connection: the engine stops working for it, and whoever reads gets an `OSError`."""
-        self._fail(ConnectionAbortedError("the connection was cut"))
+    def abort(self, reason: OSError | None = None) -> None:
+        """Cut the connection: the engine stops working for it, and whoever reads gets `reason`, or that it was cut."""
+        self._fail(reason or ConnectionAbortedError("the connection was cut"))
         if self._transport is not None:
             self._transport.abort()
 
@@ -114,8 +114,6 @@ class EngineConnection(asyncio.Protocol):
         except BrokenAnswer as broken:
             self._fail(broken)
         self._wake()
-        if self.expiry is not None:
-            self.expiry.cancel()
 
     def _fail(self, error: OSError, *, wake: bool = True) -> None:
         if self._failure is None:
@@ -132,7 +130,7 @@ class EngineConnection(asyncio.Protocol):
         """Return when something has changed. Raises `OSError` when nothing can come any more."""
         if self._failure is not None:
             raise self._failure
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:
@@ -150,20 +148,20 @@ class Address:
         self.authority = parts.netloc
         """For the Host header."""
         self._idle: list[EngineConnection] = []
+        """The one that was used last is at the end."""
+        self._sweep: asyncio.TimerHandle | None = None
+        """One timer for all of them: one of its own for each request would cost more than it is worth."""
 
     async def connection(self, *, connect_seconds: float) -> EngineConnection:
         """An idle connection, or a new one. Raises `OSError`."""
         while self._idle:
             found = self._idle.pop()
-            if found.expiry is not None:
-                found.expiry.cancel()
-                found.expiry = None
             if found.reusable:
                 return found
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(connect_seconds):
-                _, made = await loop.create_connection(EngineConnection, self.host, self.port)
+                _, made = await loop.create_connection(lambda: EngineConnection(loop), self.host, self.port)
         except TimeoutError as error:
             raise TimeoutError(f"no connection within {connect_seconds:g} s") from error
         return made
@@ -173,18 +171,28 @@ class Address:
         if not connection.reusable:
             connection.abort()
             return
-        connection.expiry = asyncio.get_running_loop().call_later(
-            KEEP_ALIVE_SECONDS, self._expire, connection
-        )
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
         self._idle.append(connection)
+        if self._sweep is None:
+            self._sweep = loop.call_later(KEEP_ALIVE_SECONDS, self._close_idle, loop)
 
     def close(self) -> None:
         """Cut all idle connections."""
         for connection in self._idle:
             connection.abort()
         self._idle.clear()
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
 
-    def _expire(self, connection: EngineConnection) -> None:
-        if connection in self._idle:
-            self._idle.remove(connection)
-        connection.abort()
+    def _close_idle(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Cut what has been idle for long enough, and look again when the next one will have been."""
+        limit = loop.time() - KEEP_ALIVE_SECONDS
+        for connection in self._idle:
+            if connection.idle_since <= limit:
+                connection.abort()
+        self._idle = [connection for connection in self._idle if connection.idle_since > limit]
+        self._sweep = None
+        if self._idle:
+            self._sweep = loop.call_later(self._idle[0].idle_since - limit, self._close_idle, loop)

@@ -37,8 +37,8 @@ _COUNTER_BITS: Final = 10
 UNFINISHED: Final = frozenset({"length", "not_finished"})
 """Reasons with which a context engine ends when a token phase has to follow."""
 
-# A key cannot be text: inside of a JSON string each quote has a backslash before it.
-_PROMPT_IDS: Final = re.compile(rb'(?<!\\)"prompt_token_ids"\s*:\s*\[')
+_PROMPT_IDS: Final = b'"prompt_token_ids"'
+_LIST_BEGINS: Final = re.compile(rb"\s*:\s*\[")
 _LIST_BYTES: Final = b"0123456789, \t\r\n"
 
 
@@ -155,19 +155,32 @@ def _check_parameters(parameters: object, version: EngineVersion) -> None:
 
 def _cut_prompt_ids(body: bytes) -> tuple[bytes, bytes]:
     """The array of token ids (empty when there is none), and the body with null in its place."""
-    key = _PROMPT_IDS.search(body)
-    if key is None:
+    start = _find_prompt_ids(body)
+    if start < 0:
         return b"", body
-    start, end = key.end() - 1, body.find(b"]", key.end()) + 1
+    end = body.find(b"]", start) + 1
     found = body[start:end]
     if found[1:-1].translate(None, _LIST_BYTES):
         raise ProtocolError("prompt_token_ids of a context_only answer is a list of integers")
     return found, b"".join((body[:start], b"null", body[end:]))
 
 
+def _find_prompt_ids(body: bytes) -> int:
+    """Where the array begins; -1 when there is none."""
+    position = body.find(_PROMPT_IDS)
+    while position >= 0:
+        value = position + len(_PROMPT_IDS)
+        # A key cannot be text: inside of a JSON string each quote has a backslash before it.
+        begins = None if body[position - 1 : position] == b"\\" else _LIST_BEGINS.match(body, value)
+        if begins is not None:
+            return begins.end() - 1
+        position = body.find(_PROMPT_IDS, value)
+    return -1
+
+
 def _read_object(body: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(body)
+        document = json.loads(str(body, "utf-8"))
     except ValueError as error:
         raise ProtocolError(f"the answer is not JSON: {error}") from error
     if not isinstance(document, dict):

@@ -1,7 +1,11 @@
 """The central queue: who gets replicas now, who waits, and for how long.
 
-First come, first served. A request that failed on an engine is tried before those that were never sent; it does not
-block them when only replicas that it excludes have room.
+First come, first served; newest first while the oldest has waited for its whole TTFT target (`core/waiting.py`). A
+request that failed on an engine is tried before those that were never sent; it does not block them when only replicas
+that it excludes have room.
+
+Whoever is next was tried when it became next or when room last appeared, and room appears only through `serve_queue`:
+a newcomer needs a decision of its own only when nobody waits, or when it is next itself.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from math import inf
 from typing import Final
 
 from inferencecluster.core.routing import (
@@ -21,6 +26,7 @@ from inferencecluster.core.routing import (
     Whole,
     route,
 )
+from inferencecluster.core.waiting import WaitingLine
 from inferencecluster.router.errors import CapacityError
 from inferencecluster.router.estimates import DrainRate
 from inferencecluster.router.ledger import Assignment, Ledger
@@ -56,6 +62,7 @@ class _Waiting:
     ticket: Ticket
     granted: asyncio.Future[Assignment]
     reason: HoldReason
+    since: float
     timer: asyncio.TimerHandle | None = None
 
 
@@ -69,7 +76,7 @@ class Dispatcher:
         self._policy = RoutingPolicy(overflow_tokens=0)
         self._max_queue_seconds = 0.0
         self._retries: dict[_Waiting, None] = {}
-        self._arrivals: dict[_Waiting, None] = {}
+        self._arrivals: WaitingLine[_Waiting] = WaitingLine(late_seconds=inf)
         self._drain = DrainRate()
         self.held_tokens = 0
         """Prompt tokens of the requests in the queue."""
@@ -85,6 +92,7 @@ class Dispatcher:
         """Take over settings; requests that wait already keep their time."""
         self._policy = RoutingPolicy(overflow_tokens=settings.overflow_tokens)
         self._max_queue_seconds = settings.max_queue_seconds
+        self._arrivals.late_seconds = settings.ttft_seconds
         self.serve_queue()
 
     async def acquire(self, request: RoutingRequest, ticket: Ticket) -> Assignment:
@@ -94,25 +102,28 @@ class Dispatcher:
         """
         ticket.attempts += 1
         first_time = ticket.attempts == 1
-        if first_time and self._arrivals:
-            # First come, first served: whatever holds the first one holds this one.
-            reason = next(iter(self._arrivals)).reason
-        else:
-            decision = route(request, self._ledger.fleet, self._policy)
-            if not isinstance(decision, Hold):
-                if first_time:
-                    ticket.on_admitted()
-                return self._assign(request, decision)
-            reason = decision.reason
-        return await self._wait(_Waiting(request, ticket, asyncio.get_running_loop().create_future(), reason))
+        now = self._clock()
+        ahead = self._arrivals.first(now) if first_time else None
+        if ahead is not None:
+            # Whatever holds the one that is next holds this one, unless this one is next.
+            waiting = self._enter(request, ticket, ahead.reason, now)
+            if self._arrivals.first(now) is waiting:
+                self.serve_queue()
+            return await self._wait(waiting)
+        decision = route(request, self._ledger.fleet, self._policy)
+        if isinstance(decision, Hold):
+            return await self._wait(self._enter(request, ticket, decision.reason, now))
+        if first_time:
+            ticket.on_admitted()
+        return self._assign(request, decision)
 
     def serve_queue(self) -> None:
         """Hand out replicas to those who wait, in order, as far as there is room."""
         for waiting in tuple(self._retries):
             self._offer(waiting)
-        while self._arrivals:
-            if not self._offer(next(iter(self._arrivals))):
-                return
+        now = self._clock()
+        while (first := self._arrivals.first(now)) is not None and self._offer(first):
+            pass
 
     def _offer(self, waiting: _Waiting) -> bool:
         """Whether the request is out of the queue."""
@@ -120,12 +131,22 @@ class Dispatcher:
             # Its client has gone, and its task has not run since.
             self._remove(waiting)
             return True
-        decision = route(waiting.request, self._ledger.fleet, self._policy)
-        if isinstance(decision, Hold):
-            waiting.reason = decision.reason
-            return False
-        self._remove(waiting)
-        waiting.granted.set_result(self._assign(waiting.request, decision))
+        try:
+            decision = route(waiting.request, self._ledger.fleet, self._policy)
+            if isinstance(decision, Hold):
+                waiting.reason = decision.reason
+                return False
+            assignment = self._assign(waiting.request, decision)
+        except Exception as error:  # noqa: BLE001 - the caller is another request or the fleet's source: not theirs
+            self._remove(waiting)
+            waiting.granted.set_exception(error)
+            return True
+        if waiting in self._arrivals:
+            self._arrivals.granted(waiting)
+        else:
+            del self._retries[waiting]
+        self._left(waiting)
+        waiting.granted.set_result(assignment)
         self._drain.record(self._clock())
         return True
 
@@ -138,15 +159,24 @@ class Dispatcher:
         assignment.started_at = self._clock()
         return assignment
 
+    def _enter(self, request: RoutingRequest, ticket: Ticket, reason: HoldReason, now: float) -> _Waiting:
+        """A place in the queue. Raises `CapacityError`."""
+        waiting = _Waiting(request, ticket, asyncio.get_running_loop().create_future(), reason, since=now)
+        self._check_room(waiting)
+        if ticket.attempts > 1:
+            self._retries[waiting] = None
+        else:
+            self._arrivals.add(waiting, now)
+            ticket.on_admitted()
+        self.held_tokens += request.prompt_tokens
+        self._held_bytes += ticket.body_bytes
+        return waiting
+
     async def _wait(self, waiting: _Waiting) -> Assignment:
         ticket = waiting.ticket
-        left = self._max_queue_seconds - ticket.held_seconds
-        self._check_room(waiting, left)
-        since = self._clock()
-        self._add(waiting)
-        if ticket.attempts == 1:
-            ticket.on_admitted()
-        waiting.timer = asyncio.get_running_loop().call_later(left, self._expire, waiting)
+        if not waiting.granted.done():
+            left = self._max_queue_seconds - ticket.held_seconds
+            waiting.timer = asyncio.get_running_loop().call_later(left, self._expire, waiting)
         try:
             return await waiting.granted
         except asyncio.CancelledError:
@@ -156,17 +186,17 @@ class Dispatcher:
                 granted.result().release()
             raise
         finally:
-            ticket.held_seconds += self._clock() - since
+            ticket.held_seconds += self._clock() - waiting.since
             self._remove(waiting)
 
-    def _check_room(self, waiting: _Waiting, left: float) -> None:
+    def _check_room(self, waiting: _Waiting) -> None:
         full = (
             self.held_requests >= self._limits.requests
             or self._held_bytes + waiting.ticket.body_bytes > self._limits.body_bytes
         )
         if full:
             raise self._refusal(waiting.reason, "the queue is full")
-        if left <= 0:
+        if waiting.ticket.held_seconds >= self._max_queue_seconds:
             raise self._refusal(waiting.reason, f"it has waited {waiting.ticket.held_seconds:.1f} s")
 
     def _expire(self, waiting: _Waiting) -> None:
@@ -192,17 +222,17 @@ class Dispatcher:
             retry_after_seconds=self._drain.retry_after_seconds(self.held_requests, self._clock()),
         )
 
-    def _add(self, waiting: _Waiting) -> None:
-        queue = self._retries if waiting.ticket.attempts > 1 else self._arrivals
-        queue[waiting] = None
-        self.held_tokens += waiting.request.prompt_tokens
-        self._held_bytes += waiting.ticket.body_bytes
-
     def _remove(self, waiting: _Waiting) -> None:
-        queue = self._retries if waiting in self._retries else self._arrivals
-        if waiting not in queue:
+        """Out of the queue without a grant; nothing happens when it is out already."""
+        if waiting in self._retries:
+            del self._retries[waiting]
+        elif waiting in self._arrivals:
+            self._arrivals.discard(waiting)
+        else:
             return
-        del queue[waiting]
+        self._left(waiting)
+
+    def _left(self, waiting: _Waiting) -> None:
         self.held_tokens -= waiting.request.prompt_tokens
         self._held_bytes -= waiting.ticket.body_bytes
         if waiting.timer is not None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, Self
@@ -25,6 +24,8 @@ CLIENT_FAULTS: Final = frozenset(
 )
 """The request itself is wrong: no other engine would take it."""
 
+_OK: Final = HTTPStatus.OK.value
+"""Read once: in Python 3.11 each access to a member of `HTTPStatus` is a call."""
 _BUSY: Final = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 """The engine cannot serve anybody now."""
 _WORDS_CHARACTERS: Final = 300
@@ -37,23 +38,70 @@ class Call:
     entry: Entry
     path: str
     body: bytes
-    headers: Mapping[str, str]
+    fields: bytes
+    """Header fields beside those that every request has (`header_fields`)."""
     phase: str
     """prefill, decode or whole."""
     seconds: float
     """Until the answer (or, of a stream, its first event) must be there."""
 
 
+def header_fields(headers: Mapping[str, str]) -> bytes:
+    """Header fields as they are sent; a question mark stands for what HTTP cannot say."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return lines.encode("latin-1", errors="replace")
+
+
+class _Exchange:
+    """One call on a connection of its own, which is kept or cut at the end."""
+
+    __slots__ = ("_address", "_call", "_connection", "_timer")
+
+    def __init__(self, call: Call, address: Address) -> None:
+        self._call = call
+        self._address = address
+        self._connection: EngineConnection | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def begin(self, *, connect_seconds: float) -> tuple[Head, EngineConnection]:
+        """An answer with status 200 has begun. Raises `OSError`, `EngineError` and `RejectedByEngine`."""
+        call = self._call
+        connection = self._connection = await self._address.connection(
+            connect_seconds=min(connect_seconds, call.seconds)
+        )
+        # The connection ends, and with it the wait: a fifth of what `asyncio.timeout` costs for each request.
+        self._timer = asyncio.get_running_loop().call_later(call.seconds, self._time_out, connection)
+        head = await connection.exchange(_request(call, self._address.authority))
+        if head.status != _OK:
+            _raise_for_status(call, head, await _read_all(connection))
+        return head, connection
+
+    def unbind(self) -> None:
+        """The rest of the answer may take as long as it likes."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def end(self) -> None:
+        """However the answer ended."""
+        self.unbind()
+        if self._connection is not None:
+            self._address.give_back(self._connection)
+
+    def _time_out(self, connection: EngineConnection) -> None:
+        connection.abort(TimeoutError(f"no answer within {self._call.seconds:g} s"))
+
+
 @dataclass(frozen=True, slots=True)
 class EngineStream:
-    """A stream of events that has begun."""
+    """A stream of events that has begun. Call `release` at its end."""
 
     first: bytes
     """The first events, at least one."""
     reader: EventReader
     """Those that follow."""
-    close: Callable[[], None]
-    """Cuts the connection; the reader then raises `OSError`."""
+    connection: EngineConnection
+    """Where they come from; when it is cut, the reader raises `OSError`."""
+    release: Callable[[], None]
 
 
 class EngineClient:
@@ -78,49 +126,41 @@ class EngineClient:
 
     async def ask(self, call: Call) -> bytes:
         """The whole body of a 200. Raises `EngineError`, or `RejectedByEngine`."""
+        exchange = self._exchange(call)
         try:
-            async with asyncio.timeout(call.seconds), self._exchange(call) as (_, connection):
-                return await _read_all(connection)
-        except (TimeoutError, OSError) as error:
+            _, connection = await exchange.begin(connect_seconds=self._connect_seconds)
+            return await _read_all(connection)
+        except OSError as error:
             raise _unreachable(call, error) from error
+        finally:
+            exchange.end()
 
-    @asynccontextmanager
-    async def stream(self, call: Call) -> AsyncIterator[EngineStream]:
-        """A stream that has begun. Raises like `ask`, until its first event is there."""
-        begun = False
+    async def stream(self, call: Call) -> EngineStream:
+        """A stream that has begun. Raises like `ask`."""
+        exchange = self._exchange(call)
         try:
-            async with asyncio.timeout(call.seconds) as bound, self._exchange(call) as (head, connection):
-                reader = EventReader(connection.read)
-                first = await _first_events(call, head, reader)
-                bound.reschedule(None)
-                begun = True
-                yield EngineStream(first, reader, connection.abort)
-        except (TimeoutError, OSError) as error:
-            if begun:
-                raise
-            raise _unreachable(call, error) from error
+            head, connection = await exchange.begin(connect_seconds=self._connect_seconds)
+            reader = EventReader(connection.read)
+            first = await _first_events(call, head, reader)
+        except BaseException as error:
+            exchange.end()
+            if isinstance(error, OSError):
+                raise _unreachable(call, error) from error
+            raise
+        exchange.unbind()
+        return EngineStream(first, reader, connection, exchange.end)
 
-    @asynccontextmanager
-    async def _exchange(self, call: Call) -> AsyncIterator[tuple[Head, EngineConnection]]:
-        """An answer with status 200. However the body ends, the connection is kept or cut."""
+    def _exchange(self, call: Call) -> _Exchange:
         url = call.entry.record.url
         address = self._addresses.get(url)
         if address is None:
             address = self._addresses[url] = Address(url)
-        connection = await address.connection(connect_seconds=self._connect_seconds)
-        try:
-            head = await connection.exchange(_request(call, address.authority))
-            if head.status != HTTPStatus.OK:
-                _raise_for_status(call, head, await _read_all(connection))
-            yield head, connection
-        finally:
-            address.give_back(connection)
+        return _Exchange(call, address)
 
 
 def _request(call: Call, authority: str) -> bytes:
-    lines = [f"POST {call.path} HTTP/1.1", f"Host: {authority}", f"Content-Length: {len(call.body)}"]
-    lines += [f"{name}: {value}" for name, value in call.headers.items()]
-    return "\r\n".join((*lines, "\r\n")).encode("latin-1", errors="replace") + call.body
+    line = f"POST {call.path} HTTP/1.1\r\nHost: {authority}\r\nContent-Length: {len(call.body)}\r\n"
+    return b"".join((line.encode("latin-1"), call.fields, b"\r\n", call.body))
 
 
 async def _read_all(connection: EngineConnection) -> bytes:
@@ -137,10 +177,9 @@ def broken(call: Call, reason: str) -> EngineError:
 
 def _unreachable(call: Call, error: BaseException) -> EngineUnreachable:
     """The error for a connection that was refused, broke, or was silent for too long."""
-    words = str(error) or (
-        f"no answer within {call.seconds:g} s" if isinstance(error, TimeoutError) else type(error).__name__
+    return EngineUnreachable(
+        str(error) or type(error).__name__, replica=call.entry.record.name, phase=call.phase
     )
-    return EngineUnreachable(words, replica=call.entry.record.name, phase=call.phase)
 
 
 async def _first_events(call: Call, head: Head, reader: EventReader) -> bytes:

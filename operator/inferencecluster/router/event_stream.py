@@ -81,7 +81,7 @@ def read_ending(data: bytes, *, keep_usage: bool) -> Ending:
         stripped = item.strip()
         if stripped == DONE_EVENT:
             done = True
-        elif any(mark in item for mark in NO_CHOICES):
+        elif NO_CHOICES[0] in item or NO_CHOICES[1] in item:
             usage = _usage_of_event(stripped) or usage
             if usage is not None and not keep_usage:
                 continue

@@ -19,7 +19,7 @@ from inferencecluster.router.disaggregation import (
     whole_request,
 )
 from inferencecluster.router.dispatcher import Ticket
-from inferencecluster.router.engine_client import Call, broken
+from inferencecluster.router.engine_client import Call, broken, header_fields
 from inferencecluster.router.errors import EngineError, EngineUnreachable, RequestError
 from inferencecluster.router.ledger import Assignment, Entry, PathKind
 from inferencecluster.router.services import Visit
@@ -38,7 +38,7 @@ class Exchange:
     def __init__(self, visit: Visit, *, headers: Mapping[str, str], body_bytes: int) -> None:
         """`headers` are those for the engines; `body_bytes` is the size of the client's body."""
         self._visit = visit
-        self._headers = headers
+        self._fields = header_fields(headers)
         self._excluded: frozenset[str] = frozenset()
         traffic = visit.services.traffic
         self._ticket = Ticket(body_bytes, on_admitted=lambda: traffic.admitted(visit.prompt_tokens))
@@ -63,7 +63,7 @@ class Exchange:
             visit.own.pause()
             assignment = await visit.services.dispatcher.acquire(self._routing_request(), self._ticket)
             visit.own.resume()
-            visit.path = assignment.path.value
+            visit.path = assignment.path
             try:
                 return await self._attempt(assignment)
             except EngineError as error:
@@ -149,9 +149,9 @@ class Exchange:
     def _call(self, entry: Entry, body: bytes, *, phase: str, seconds: float) -> Call:
         return Call(
             entry=entry,
-            path=self._visit.request.endpoint.value,
+            path=self._visit.request.endpoint,
             body=body,
-            headers=self._headers,
+            fields=self._fields,
             phase=phase,
             seconds=seconds,
         )

@@ -12,6 +12,9 @@ LARGEST_HEAD_BYTES: Final = 64 * 1024
 
 _HEAD_END: Final = b"\r\n\r\n"
 _LINE_END: Final = b"\r\n"
+_VERSIONS: Final = (b"HTTP/1.1", b"HTTP/1.0")
+_OK: Final = HTTPStatus.OK.value
+"""Read once: in Python 3.11 each access to a member of `HTTPStatus` is a call."""
 _NO_BODY: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
@@ -89,15 +92,15 @@ class AnswerParser:
                 return b""
             status, version, fields = _fields(data[:end])
             data = data[end + len(_HEAD_END) :]
-            if status >= HTTPStatus.OK:
+            if status >= _OK:
                 break
         self._begin_body(status, version, fields)
         return data
 
     def _begin_body(self, status: int, version: bytes, fields: dict[bytes, bytes]) -> None:
-        coding = fields.get(b"transfer-encoding", b"").lower()
+        coding = fields.get(b"transfer-encoding", b"")
         length = fields.get(b"content-length", b"")
-        options = fields.get(b"connection", b"").lower()
+        options = fields.get(b"connection", b"")
         delimited = True
         if status in _NO_BODY:
             self._part = _Part.COMPLETE
@@ -106,11 +109,11 @@ class AnswerParser:
         elif coding:
             raise BrokenAnswer(f"the transfer encoding {coding[:40]!r} is none that was asked for")
         elif length:
-            self._left = _number(length, base=10)
+            self._left = _decimal(length)
             self._part = _Part.LENGTH if self._left else _Part.COMPLETE
         else:
             self._part, delimited = _Part.UNTIL_CLOSE, False
-        content_type = fields.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        content_type = fields.get(b"content-type", b"").partition(b";")[0].strip()
         keeps_alive = delimited and (
             b"close" not in options if version == b"HTTP/1.1" else b"keep-alive" in options
         )
@@ -140,6 +143,14 @@ class AnswerParser:
             if self._part is _Part.COMPLETE:
                 raise BrokenAnswer("more came than the last chunk of the answer")
             end = data.find(_LINE_END, position)
+            if self._part is _Part.CHUNK_SIZE and end >= 0:
+                # Most chunks come whole.
+                left = _chunk_size(data[position:end])
+                begin, stop = end + len(_LINE_END), end + len(_LINE_END) + left
+                if left and data[stop : stop + len(_LINE_END)] == _LINE_END:
+                    pieces.append(data[begin:stop])
+                    position = stop + len(_LINE_END)
+                    continue
             if end < 0:
                 self._rest = data[position:]
                 if len(self._rest) > LARGEST_HEAD_BYTES:
@@ -152,7 +163,7 @@ class AnswerParser:
     def _read_line(self, line: bytes) -> None:
         """One line between chunks: a size, the end of a chunk, or a trailer."""
         if self._part is _Part.CHUNK_SIZE:
-            self._left = _number(line.partition(b";")[0].strip(), base=16)
+            self._left = _chunk_size(line)
             self._part = _Part.CHUNK if self._left else _Part.TRAILER
         elif self._part is _Part.CHUNK_END:
             if line:
@@ -163,22 +174,31 @@ class AnswerParser:
 
 
 def _fields(head: bytes) -> tuple[int, bytes, dict[bytes, bytes]]:
-    """Status, version, and header fields with names in small letters."""
-    first, *lines = head.split(_LINE_END)
-    version, _, rest = first.partition(b" ")
-    if version not in (b"HTTP/1.1", b"HTTP/1.0"):
+    """Status, version, and header fields in small letters."""
+    first, _, rest = head.partition(_LINE_END)
+    version = first[: len(b"HTTP/1.1")]
+    if version not in _VERSIONS or first[len(version) : len(version) + 1] != b" ":
         raise BrokenAnswer(f"an answer begins with {first[:40]!r}")
     fields = {}
-    for line in lines:
+    for line in rest.lower().split(_LINE_END) if rest else ():
         name, colon, value = line.partition(b":")
         if not colon:
             raise BrokenAnswer(f"a header field is {line[:40]!r}")
-        fields[name.strip().lower()] = value.strip()
-    return _number(rest[:3], base=10), version, fields
+        fields[name.strip()] = value.strip()
+    return _decimal(first[len(version) + 1 : len(version) + 4]), version, fields
 
 
-def _number(text: bytes, *, base: int) -> int:
-    # int() takes signs, blanks and underscores, which HTTP does not.
-    if not text or text.strip(b"0123456789" if base == 10 else b"0123456789abcdefABCDEF"):
+# int() takes signs, blanks and underscores, which HTTP does not.
+
+
+def _decimal(text: bytes) -> int:
+    if not text.isdigit():
         raise BrokenAnswer(f"{text[:40]!r} is no number")
-    return int(text, base)
+    return int(text)
+
+
+def _chunk_size(line: bytes) -> int:
+    text = line.partition(b";")[0].strip()
+    if not text or text.strip(b"0123456789abcdefABCDEF"):
+        raise BrokenAnswer(f"{text[:40]!r} is no number")
+    return int(text, 16)

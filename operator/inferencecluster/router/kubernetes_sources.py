@@ -29,6 +29,9 @@ from inferencecluster.router.sources import (
     SettingsListener,
 )
 
+_MOST_DIGITS: Final = 15
+"""Of a count in an annotation: whoever writes more writes no count."""
+
 _logger: Final = logging.getLogger(__name__)
 
 
@@ -132,6 +135,7 @@ def project_settings(manifest: Manifest) -> RouterSettings | None:
         engine_version=version,
         overflow_tokens=spec.router.overflow_tokens,
         max_queue_seconds=float(spec.router.max_queue_seconds),
+        ttft_seconds=spec.slo.ttft_milliseconds / 1000,
         kv_transfer_timeout_seconds=float(spec.engine.kv_transfer.timeout_seconds),
     )
 
@@ -144,4 +148,6 @@ def _url(address: str | None) -> str:
 
 
 def _positive(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isascii() and text.isdecimal() and int(text) > 0 else None
+    if text is None or not text.isascii() or not text.isdecimal() or len(text) > _MOST_DIGITS:
+        return None
+    return int(text) or None

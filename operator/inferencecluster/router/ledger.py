@@ -218,6 +218,8 @@ class Assignment:
     ) -> None:
         self.path = path
         self.first, self.last = first, last = replicas
+        # Beyond its whole memory a replica has nothing to reserve; and no number of a client's may grow without bound.
+        output_tokens = max(1, min(output_tokens, last.record.kv_capacity_tokens - prompt_tokens))
         self.output_tokens = 0.0
         """Tokens that came so far."""
         self._ledger = ledger
@@ -239,7 +241,9 @@ class Assignment:
         else:
             last.mixed_requests += 1
             ledger.mixed_requests += 1
-        self._publish()
+        ledger.publish(first)
+        if last is not first:
+            ledger.publish(last)
 
     @property
     def context_tokens(self) -> int:
@@ -255,11 +259,13 @@ class Assignment:
         self.first.prefills -= 1
         self.first.kv_transfers += 1
         self._transferring = True
-        self.last.reserved_kv_tokens += prompt_tokens - self._prompt_tokens
-        self._prompt_tokens = prompt_tokens
         self.last.decoding.add(self)
         self._ledger.succeeded(self.first)
-        self._publish()
+        self._ledger.publish(self.first)
+        if prompt_tokens != self._prompt_tokens:
+            self.last.reserved_kv_tokens += prompt_tokens - self._prompt_tokens
+            self._prompt_tokens = prompt_tokens
+            self._ledger.publish(self.last)
         self._ledger.on_room()
 
     def token_phase_began(self) -> None:
@@ -271,7 +277,7 @@ class Assignment:
         elif self._pending and self.path is not PathKind.DISAGGREGATED:
             self._end_prefill()
             self.last.decoding.add(self)
-            self._publish()
+            self._ledger.publish(self.first)
             self._ledger.on_room()
 
     def count_output(self, tokens: float) -> None:
@@ -292,6 +298,7 @@ class Assignment:
             if self.path is PathKind.DISAGGREGATED:
                 self.first.in_flight -= 1
                 self.first.prefills -= 1
+                self._ledger.publish(self.first)
         if self._transferring:
             self._end_transfer()
         last = self.last
@@ -302,7 +309,7 @@ class Assignment:
         if self.path is not PathKind.DISAGGREGATED:
             last.mixed_requests -= 1
             self._ledger.mixed_requests -= 1
-        self._publish()
+        self._ledger.publish(last)
         self._ledger.on_room()
 
     def _end_prefill(self) -> None:
@@ -312,8 +319,3 @@ class Assignment:
     def _end_transfer(self) -> None:
         self._transferring = False
         self.first.kv_transfers -= 1
-
-    def _publish(self) -> None:
-        self._ledger.publish(self.first)
-        if self.last is not self.first:
-            self._ledger.publish(self.last)

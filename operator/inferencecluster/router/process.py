@@ -171,6 +171,7 @@ class RouterProcess:
                     "engine_version": str(settings.engine_version),
                     "overflow_tokens": settings.overflow_tokens,
                     "max_queue_seconds": settings.max_queue_seconds,
+                    "ttft_seconds": settings.ttft_seconds,
                 },
             )
         self.standing.settings = settings

@@ -72,7 +72,7 @@ class Relay:
             self._downstream.abort()
             return
         self._expired = True
-        self._upstream.close()
+        self._upstream.connection.abort()
 
     async def run(self, client: AbstractStreamWriter) -> RelayEnd:
         """Pass on everything up to the end of the body. Raises `ClientGone`."""
@@ -102,11 +102,14 @@ class Relay:
                 count(events * per_event)
                 end.events += events
             self.last_at, is_first = now, False
-            if written:
-                try:
+            try:
+                if end.complete and self._upstream.connection.drained:
+                    # The last events and the end of the body, in one packet.
+                    await client.write_eof(written)
+                elif written:
                     await write(written)
-                except ConnectionResetError as error:
-                    raise ClientGone("the client closed its connection") from error
+            except ConnectionResetError as error:
+                raise ClientGone("the client closed its connection") from error
             last, data = data, await read()
         end.explained = is_error(last)
 

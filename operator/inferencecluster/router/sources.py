@@ -37,6 +37,8 @@ class RouterSettings:
     """Decides which fields the protocol has."""
     overflow_tokens: int
     max_queue_seconds: float
+    ttft_seconds: float
+    """Target of the time to the first token: a request that has waited so long is late."""
     kv_transfer_timeout_seconds: float
     """The engines give up a transfer after this long."""
 

@@ -1,6 +1,6 @@
 """Replicas and settings from a file, for benchmarks, tests and engines outside Kubernetes.
 
-{"model": "llama", "engineVersion": "1.2.1", "overflowTokens": 8192, "maxQueueSeconds": 30,
+{"model": "llama", "engineVersion": "1.2.1", "overflowTokens": 8192, "maxQueueSeconds": 30, "ttftMilliseconds": 1000,
  "replicas": [{"name": "p0", "pool": "prefill", "url": "http://127.0.0.1:9000", "kvCapacityTokens": 500000}]}
 """
 
@@ -68,6 +68,8 @@ class StaticFleetFile(_Model):
     engine_version: str = "1.2.1"
     overflow_tokens: Annotated[int, Field(ge=0)] = 8192
     max_queue_seconds: Annotated[float, Field(gt=0)] = 30.0
+    ttft_milliseconds: Annotated[int, Field(ge=1)] = 30_000
+    """As long as requests wait at most by default: they are served in the order in which they came."""
     kv_transfer_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
     replicas: tuple[StaticReplica, ...] = ()
 
@@ -78,6 +80,7 @@ class StaticFleetFile(_Model):
             engine_version=parse_version(self.engine_version),
             overflow_tokens=self.overflow_tokens,
             max_queue_seconds=self.max_queue_seconds,
+            ttft_seconds=self.ttft_milliseconds / 1000,
             kv_transfer_timeout_seconds=self.kv_transfer_timeout_seconds,
         )
 
