@@ -266,6 +266,33 @@ CROSS_FIELD_REFUSALS = [
         id="an affinity without values",
     ),
     pytest.param(
+        with_field(
+            "pools.prefill.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms",
+            [{"matchExpressions": [{"key": "generation", "operator": "Gt", "values": ["v2"]}]}],
+        ),
+        "matchExpressions[0].values",
+        "Gt and Lt compare whole numbers: write an integer of at most 18 digits, or use In",
+        id="an affinity that compares with a word",
+    ),
+    pytest.param(
+        prefill(resources={"requests": {"memory": "64Gi"}, "limits": {"memory": "1e9"}}),
+        "spec.pools.prefill.resources.requests",
+        "a container cannot reserve more memory than it may use: lower requests, or raise limits",
+        id="more memory reserved than allowed",
+    ),
+    pytest.param(
+        prefill(resources={"requests": {"cpu": 2}, "limits": {"cpu": "1500m"}}),
+        "spec.pools.prefill.resources.requests",
+        "a container cannot reserve more cpu than it may use",
+        id="more cores reserved than allowed",
+    ),
+    pytest.param(
+        prefill(resources={"requests": {"ephemeral-storage": "2Gi"}, "limits": {"ephemeral-storage": "1Gi"}}),
+        "spec.pools.prefill.resources.requests",
+        "a container cannot reserve more ephemeral-storage than it may use",
+        id="more disk reserved than allowed",
+    ),
+    pytest.param(
         cluster(engine={"image": "registry.example:5000/engine:latest"}),
         "spec.engine.version",
         "version cannot be read from the tag of image: set version to the TensorRT-LLM release inside the image",

@@ -93,7 +93,7 @@ def test_one_apply_gives_a_serving_cluster_with_honest_status(new_cluster: Clust
     completion = cluster.complete(prompt_tokens=300, output_tokens=25)
     usage = completion["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (300, 25, 325)
-    assert requests_by_path(cluster.url()) == {"disaggregated": 1}
+    assert requests_by_path(cluster.admin_url()) == {"disaggregated": 1}
     status = cluster.get()["status"]
     assert {pool["name"]: pool["ready"] for pool in status["pools"]} == {
         "prefill": 1,

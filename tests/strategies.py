@@ -247,7 +247,11 @@ class World:
             gpus=action.gpus,
             created_at=self.now,
         )
-        self.replicas[name] = replace(replica, uid=f"uid-{action.ordinal}-{self.created}")
+        self.replicas[name] = replace(
+            replica,
+            uid=f"uid-{action.ordinal}-{self.created}",
+            template=self.spec.pool(action.pool).template,
+        )
         held = gpus_held(tuple(self.replicas.values()))
         if held > self.spec.budget_gpus:
             raise SafetyError(self.explain(f"{held} GPUs exceed the budget"))

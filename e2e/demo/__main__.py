@@ -31,7 +31,7 @@ from e2e.demo.trace import TraceError, read_trace, synthetic_trace
 from e2e.localkube import LocalKubeError
 from e2e.localkube.progress import step
 from e2e.stack.install import install_operator, install_prometheus, namespace
-from e2e.stack.reach import reach_router
+from e2e.stack.reach import reach_router, reach_router_admin
 from e2e.stack.router_metrics import requests_by_path
 from e2e.stack.target import StackError, Target, target_from_environment
 from inferencecluster.core.profiles import profile
@@ -73,10 +73,14 @@ def set_up(target: Target, manifest: dict[str, Any]) -> None:
         )
 
 
-def replay(target: Target, scenario: Scenario, *, url: str, halve_budget: bool) -> Run:
-    """Play the scenario while sampling; half-way the budget is halved by `kubectl apply` when asked for."""
+def replay(target: Target, scenario: Scenario, *, urls: tuple[str, str], halve_budget: bool) -> Run:
+    """Play the scenario while sampling; half-way the budget is halved by `kubectl apply` when asked for.
+
+    `urls` are the router's: of its API, and of its admin port.
+    """
+    url, admin_url = urls
     results = RESULTS / "requests.jsonl"
-    monitor = Monitor(target, cluster=CLUSTER, namespace=NAMESPACE, url=url)
+    monitor = Monitor(target, cluster=CLUSTER, namespace=NAMESPACE, url=admin_url)
     samples: list[Sample] = []
     answers: list[Answer] = []
     try:
@@ -101,7 +105,7 @@ def replay(target: Target, scenario: Scenario, *, url: str, halve_budget: bool) 
         answers.extend(read_answers(results, skip=len(answers)))
     finally:
         monitor.close()
-    return Run(samples, answers, requests_by_path(url))
+    return Run(samples, answers, requests_by_path(admin_url))
 
 
 def _apply_budget(target: Target, scenario: Scenario, gpus: int) -> None:
@@ -160,9 +164,10 @@ def main(
             with step("Kubernetes and images"):
                 target = target_from_environment()
             set_up(target, _manifest(target, scenario))
-            with reach_router(target, cluster=CLUSTER, namespace=NAMESPACE) as url:
+            where = {"cluster": CLUSTER, "namespace": NAMESPACE}
+            with reach_router(target, **where) as url, reach_router_admin(target, **where) as admin_url:
                 print(f"set-up took {time.monotonic() - began:.0f} s; traffic starts", flush=True)
-                run = replay(target, scenario, url=url, halve_budget=halve_budget)
+                run = replay(target, scenario, urls=(url, admin_url), halve_budget=halve_budget)
         raise SystemExit(judge(run, scenario))
     except (TraceError, StackError, LocalKubeError) as error:
         print(f"demo: {error}", file=sys.stderr)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from e2e.stack.install import namespace
-from e2e.stack.reach import reach_router
+from e2e.stack.reach import reach_router, reach_router_admin
 from e2e.stack.target import Target
 
 PROFILE = "llama-3.1-70b-bf16/a100-tp4"
@@ -77,6 +77,11 @@ class Cluster:
     def url(self) -> str:
         """Base URL of the OpenAI API."""
         with reach_router(self.target, cluster=self.name, namespace=self.name) as url:
+            return url
+
+    def admin_url(self) -> str:
+        """Base URL of /state and /metrics of its router."""
+        with reach_router_admin(self.target, cluster=self.name, namespace=self.name) as url:
             return url
 
     def complete(self, *, prompt_tokens: int, output_tokens: int, timeout: float = 60) -> dict[str, Any]:

@@ -13,7 +13,7 @@ TIMEOUT_SECONDS = 10.0
 def requests_by_path(url: str) -> dict[str, int]:
     """Finished requests by the kind of path (disaggregated, mixed, borrowed), whatever their outcome; paths that none took are absent.
 
-    Raises `OSError` when the router does not answer.
+    `url` is that of the router's admin port. Raises `OSError` when the router does not answer.
     """
     with urllib.request.urlopen(f"{url}/metrics", timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310  (http to our own router)
         text = answer.read().decode()

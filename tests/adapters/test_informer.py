@@ -243,6 +243,118 @@ def test_a_forbidden_list_is_tried_again_until_somebody_allows_it() -> None:
     run_virtual(scenario())
 
 
+def test_an_object_that_cannot_be_read_keeps_its_last_state_and_holds_up_no_other() -> None:
+    async def scenario() -> None:
+        server = FakeApiServer()
+        server.put(config("one"))
+        async with watching(server) as watched:
+            odd = config("one")
+            del odd["data"]
+            server.put(odd)
+            server.put(config("two", "2"))
+            new = config("three")
+            del new["data"]
+            server.put(new)
+            await asyncio.sleep(0.01)
+            assert watched.seen == {"one": "1", "two": "2"}
+            server.expire()
+            await asyncio.sleep(5)
+            assert watched.seen == {"one": "1", "two": "2"}
+            server.put(config("one", "3"))
+            await asyncio.sleep(0.01)
+            assert watched.seen == {"one": "3", "two": "2"}
+
+    run_virtual(scenario())
+
+
+def test_a_listener_that_fails_is_told_of_the_next_change() -> None:
+    async def scenario() -> None:
+        server = FakeApiServer()
+        told: list[str | None] = []
+
+        def listen(_: str | None, after: str | None) -> None:
+            told.append(after)
+            raise KeyError(after)
+
+        informer = Informer(
+            FakeClient(server), CONFIG_MAPS, value_of, on_change=listen, clock=VirtualClock(), seed=1
+        )
+        task = asyncio.create_task(informer.run())
+        await informer.wait_listed()
+        server.put(config("one"))
+        server.put(config("two", "2"))
+        await asyncio.sleep(0.01)
+        assert told == ["1", "2"]
+        task.cancel()
+
+    run_virtual(scenario())
+
+
+def test_an_answer_is_known_before_the_watch_shows_it_and_never_goes_back() -> None:
+    async def scenario() -> None:
+        server = FakeApiServer()
+        first = server.put(config("one"))
+        async with watching(server) as watched:
+            second = server.put(config("one", "2"))
+            created = server.put(config("two"))
+            watched.informer.take(second)
+            watched.informer.take(created)
+            assert watched.seen == {"one": "2", "two": "1"}
+            watched.informer.take(first)
+            assert watched.seen == {"one": "2", "two": "1"}
+            await asyncio.sleep(0.01)
+            # Each change was told once, whichever way it came first.
+            assert watched.changes == [(None, "1"), ("1", "2"), (None, "1")]
+
+    run_virtual(scenario())
+
+
+def test_an_answer_that_comes_after_the_end_of_its_object_brings_nothing_back() -> None:
+    async def scenario() -> None:
+        server = FakeApiServer()
+        async with watching(server) as watched:
+            created = server.put(config("one"))
+            server.remove("configmaps", "default", "one")
+            await asyncio.sleep(0.01)
+            watched.informer.take(created)
+            watched.informer.take_deletion(created)
+            assert watched.seen == {}
+
+    run_virtual(scenario())
+
+
+def test_an_accepted_deletion_stays_until_something_newer_is_seen() -> None:
+    async def scenario() -> None:
+        server = FakeApiServer()
+        server.put(config("one"))
+        async with watching(server) as watched:
+            second = server.put(config("one", "2"))
+            ending = {**second, "data": {"value": "ending"}}
+            watched.informer.take_deletion(ending)
+            await asyncio.sleep(0.01)
+            assert watched.seen == {"one": "ending"}, "the watch's own view of it is not newer"
+            server.remove("configmaps", "default", "one")
+            await asyncio.sleep(0.01)
+            assert watched.seen == {}
+
+    run_virtual(scenario())
+
+
+def test_what_was_created_after_a_list_is_not_missing_from_it() -> None:
+    async def scenario() -> None:
+        server = FakeApiServer()
+        server.put(config("gone"))
+        async with watching(server) as watched:
+            key = ObjectKey("default", "gone")
+            version = server.put(config("other"))["metadata"]["resourceVersion"]
+            created = server.put(config("new"))
+            watched.informer.take(created)
+            watched.informer.replace([], version, among=(key, ObjectKey("default", "new")))
+            assert watched.seen == {"new": "1"}
+
+    run_virtual(scenario())
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_equal_seeds_retry_at_equal_times(seed: int) -> None:
     async def scenario() -> list[float]:

@@ -71,6 +71,13 @@ def expression(operator: str, *values: str, key: str = "gpu") -> dict[str, Any]:
         pytest.param(
             {"affinity": affinity([expression("Gt", "1")])}, {"gpu": "x"}, False, id="Gt, no number"
         ),
+        pytest.param(
+            {"affinity": affinity([expression("Gt", "v2")])},
+            {"gpu": "3"},
+            False,
+            id="Gt, compared with a word",
+        ),
+        pytest.param({"affinity": affinity([expression("Lt")])}, {"gpu": "3"}, False, id="Lt, with nothing"),
         pytest.param({"affinity": affinity([expression("Newer", "1")])}, {"gpu": "1"}, False, id="unknown"),
         pytest.param(
             {"affinity": affinity([expression("In", "a"), expression("Exists", key="zone")])},

@@ -177,9 +177,51 @@ def test_a_fence_is_read_with_its_reason() -> None:
     assert (replica.fenced_at, replica.fence_reason) == (1795248000.25, "ScaleDown")
 
 
-def test_a_fence_that_is_no_time_is_no_fence() -> None:
-    annotations = {"gpupools.dev/fenced-at": "yesterday"}
-    assert projected(metadata__annotations=annotations).replica.fenced_at is None
+@pytest.mark.parametrize("text", ["yesterday", "nan", "inf", "-inf", "1e999", ""])
+def test_a_fence_that_is_no_time_is_a_fence_without_a_time(text: str) -> None:
+    pod = projected(metadata__annotations={"gpupools.dev/fenced-at": text})
+    assert pod.replica.fenced_at is None
+    assert pod.fence
+
+
+def test_no_fence_has_no_identity() -> None:
+    assert projected().fence == ""
+
+
+@pytest.mark.parametrize(
+    ("status", "lifecycle"),
+    [
+        pytest.param(
+            {"conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": None}]},
+            Lifecycle.READY,
+            id="ready, null",
+        ),
+        pytest.param(
+            {"conditions": [{"type": "Ready", "status": "True"}]}, Lifecycle.READY, id="ready, absent"
+        ),
+        pytest.param(
+            {
+                "conditions": [
+                    {"type": "Ready", "status": "False", "lastTransitionTime": "2026-11-21T08:01:00Z"}
+                ],
+                "containerStatuses": [{"state": {"running": {"startedAt": None}}}],
+            },
+            Lifecycle.STARTING,
+            id="running since nobody knows when",
+        ),
+        pytest.param(
+            {
+                "conditions": [{"type": "Ready", "status": "False"}],
+                "containerStatuses": [RUNNING],
+            },
+            Lifecycle.STARTING,
+            id="unready since nobody knows when",
+        ),
+    ],
+)
+def test_times_that_core_v1_lets_be_absent_are_absent(status: dict[str, Any], lifecycle: Lifecycle) -> None:
+    replica = projected(status=status).replica
+    assert (replica.lifecycle, replica.ready_at) == (lifecycle, None)
 
 
 def test_a_broken_pool_label_does_not_hide_the_gpus() -> None:

@@ -135,6 +135,24 @@ async def test_a_fence_needs_every_router(second: RouterState, confirmed: bool) 
     assert load.fence_confirmed is confirmed
 
 
+@pytest.mark.parametrize(
+    ("told", "confirmed"),
+    [
+        pytest.param(None, True, id="a router that does not tell which"),
+        pytest.param("1799999940.000", True, id="this fence"),
+        pytest.param("1799999000.000", False, id="an earlier fence"),
+        pytest.param("", False, id="none, because it sees the Pod end"),
+    ],
+)
+async def test_a_router_confirms_the_fence_that_it_acts_on_and_no_other(
+    told: str | None, confirmed: bool
+) -> None:
+    view = await look(a=state("a", entry(fenced_at=told)))
+    load = view.load(replica(), now=NOW, fence="1799999940.000")
+    assert isinstance(load, ReplicaLoad)
+    assert load.fence_confirmed is confirmed
+
+
 async def test_one_silent_router_hides_the_work_on_every_replica() -> None:
     view = await look(a=state("a", entry()), b=None)
     assert isinstance(view.sample, Missing)

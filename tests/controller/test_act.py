@@ -11,10 +11,13 @@ from tests.fakes.apiserver import ApiError, FakeApiServer, Manifest
 from tests.fakes.client import FakeClient
 from tests.fakes.world import cluster
 
-from inferencecluster.adapters.pods import EnginePod, project_pod
+from inferencecluster.adapters.informer import Informer
+from inferencecluster.adapters.kube_resources import PODS
+from inferencecluster.adapters.pod_cache import PodCache
+from inferencecluster.adapters.pods import EnginePod, PodIndex, project_pod
 from inferencecluster.api.inferencecluster import parse_cluster
 from inferencecluster.controller.accepted import AcceptedSpec, accept
-from inferencecluster.controller.act import Acted, Actor, Fleet
+from inferencecluster.controller.act import Acted, Actor, Fleet, Note, Refused, missing_notes
 from inferencecluster.core.actions import Action, Create, Delete, Fence, Unfence
 from inferencecluster.core.errors import ApiUnavailable, Conflict, Forbidden
 from inferencecluster.core.fleet import PoolName, Replica
@@ -22,6 +25,11 @@ from inferencecluster.core.observation import Refusal
 from inferencecluster.render.context import Platform
 
 NOW = 1_800_000_000.0
+
+
+def cache_of(client: FakeClient) -> PodCache:
+    """One that no watch feeds."""
+    return PodCache(client, PodIndex(), {None: Informer(client, PODS, project_pod)})
 
 
 class Stage:
@@ -33,16 +41,39 @@ class Stage:
         self.uid = manifest["metadata"]["uid"]
         self.accepted: AcceptedSpec = accept(parse_cluster(manifest), Platform("router:1", "router"))
         self.observed: tuple[Replica, ...] = ()
+        self.versions: dict[str, str] = {}
 
     def look(self) -> None:
         """Observe every replica, as the operator's cache would."""
         found = (project_pod(pod) for pod in self.server.of_kind("pods").values())
         self.observed = tuple(pod.replica for pod in found if isinstance(pod, EnginePod))
+        self.versions = {
+            name: pod["metadata"]["resourceVersion"] for name, pod in self.server.of_kind("pods").items()
+        }
 
     def act(self, *actions: Action, client: FakeClient | None = None) -> Acted:
-        fleet = Fleet("default", "demo", self.uid, self.observed, NOW)
-        actor = Actor(client or FakeClient(self.server))
-        return asyncio.run(actor.carry_out(actions, fleet, self.accepted))
+        return asyncio.run(self._carry_out(actions, client or FakeClient(self.server)))
+
+    def fleet(self) -> Fleet:
+        """As the last `look` observed it."""
+        pods = self.server.of_kind("pods")
+        versions = {
+            replica.uid: self.versions[replica.name] for replica in self.observed if replica.name in pods
+        }
+        return Fleet("default", "demo", self.uid, self.observed, NOW, versions)
+
+    def note(self) -> tuple[Refused, ...]:
+        """Write down what is missing."""
+        fleet = self.fleet()
+        notes = missing_notes(fleet, self.accepted.spec, frozenset())
+        return asyncio.run(self._note(notes, fleet))
+
+    async def _note(self, notes: tuple[Note, ...], fleet: Fleet) -> tuple[Refused, ...]:
+        client = FakeClient(self.server)
+        return await Actor(client, cache_of(client)).note(notes, fleet)
+
+    async def _carry_out(self, actions: tuple[Action, ...], client: FakeClient) -> Acted:
+        return await Actor(client, cache_of(client)).carry_out(actions, self.fleet(), self.accepted)
 
     def create(self, ordinal: int = 0) -> Replica:
         self.act(Create(ordinal, PoolName.PREFILL, 2, "BelowTarget"))
@@ -79,9 +110,30 @@ def test_a_pod_of_somebody_else_under_the_name_is_left_alone_and_named() -> None
         "metadata": {"name": "demo-engine-0", "namespace": "default"},
     }
     stage.server.put(stranger)
-    acted = stage.act(Create(0, PoolName.PREFILL, 2, "BelowTarget"))
-    assert reasons(acted) == ["ForeignObject"]
+    acted = stage.act(
+        Create(0, PoolName.PREFILL, 2, "BelowTarget"), Create(1, PoolName.DECODE, 2, "BelowTarget")
+    )
+    assert reasons(acted) == ["ForeignObject", "ReplicaCreated", "ReplicaCreated"]
     assert "ownerReferences" not in stage.pod()["metadata"]
+    # It does not stand in the way of the fleet: the next free name is taken, and not one that the decision gave away.
+    assert [(action.ordinal, action.pool) for action in acted.done if isinstance(action, Create)] == [
+        (2, PoolName.PREFILL),
+        (1, PoolName.DECODE),
+    ]
+
+
+def test_a_replica_that_lost_its_labels_is_named_and_not_doubled() -> None:
+    stage = Stage()
+    stage.create()
+
+    def take_labels(pod: Manifest) -> None:
+        pod["metadata"]["labels"] = {}
+
+    stage.server.change("pods", "default", "demo-engine-0", take_labels)
+    stage.observed = ()
+    acted = stage.act(Create(0, PoolName.PREFILL, 2, "BelowTarget"))
+    assert (reasons(acted), acted.done) == (["ReplicaNotLabelled"], ())
+    assert list(stage.server.of_kind("pods")) == ["demo-engine-0"]
 
 
 def test_a_fence_and_its_end_are_annotations_of_this_very_pod() -> None:
@@ -90,8 +142,20 @@ def test_a_fence_and_its_end_are_annotations_of_this_very_pod() -> None:
     stage.act(Fence(replica.name, replica.uid, "ScaleDown"))
     assert stage.annotations()["gpupools.dev/fenced-at"] == f"{NOW:.3f}"
     assert stage.annotations()["gpupools.dev/fence-reason"] == "ScaleDown"
+    stage.look()
     stage.act(Unfence(replica.name, replica.uid, "WantedAgain"))
     assert "gpupools.dev/fenced-at" not in stage.annotations()
+
+
+@pytest.mark.parametrize("kind", [Fence, Unfence])
+def test_a_pod_that_changed_since_it_was_observed_is_neither_fenced_nor_unfenced(kind: Any) -> None:
+    stage = Stage()
+    replica = stage.create()
+    stage.server.change("pods", "default", replica.name, _make_ready)
+    before = stage.pod()
+    acted = stage.act(kind(replica.name, replica.uid, "ScaleDown"))
+    assert [type(item.error) for item in acted.refused] == [Conflict]
+    assert stage.pod() == before
 
 
 @pytest.mark.parametrize("kind", [Fence, Unfence])
@@ -99,7 +163,7 @@ def test_a_pod_that_was_made_anew_is_not_fenced_for_the_old_one(kind: Any) -> No
     stage = Stage()
     stage.create()
     acted = stage.act(kind("demo-engine-0", "another uid", "ScaleDown"))
-    assert [type(error) for error in acted.refused] == [Conflict]
+    assert [type(item.error) for item in acted.refused] == [Conflict]
     assert "gpupools.dev/fenced-at" not in stage.annotations()
 
 
@@ -159,7 +223,7 @@ def test_a_victim_that_changed_since_the_decision_is_spared(change: Any) -> None
     stage.look()
     stage.server.change("pods", "default", replica.name, change)
     acted = stage.act(Delete(replica.name, replica.uid, "ScaleDown"))
-    assert [type(error) for error in acted.refused] == [Conflict]
+    assert [type(item.error) for item in acted.refused] == [Conflict]
     assert "demo-engine-0" in stage.server.of_kind("pods")
 
 
@@ -174,7 +238,7 @@ def test_a_victim_that_changes_between_the_last_look_and_the_delete_is_spared() 
             return found
 
     acted = stage.act(Delete(replica.name, replica.uid, "ScaleDown"), client=Racing(stage.server))
-    assert [type(error) for error in acted.refused] == [Conflict]
+    assert [type(item.error) for item in acted.refused] == [Conflict]
     assert "demo-engine-0" in stage.server.of_kind("pods")
 
 
@@ -257,14 +321,11 @@ def test_a_replica_that_tells_no_template_is_given_the_present_one_and_keeps_ser
     template = stage.annotations()["gpupools.dev/template"]
     stage.server.change("pods", "default", "demo-engine-0", _forget_template)
     stage.look()
-    fleet = Fleet("default", "demo", stage.uid, stage.observed, NOW)
-    refused = asyncio.run(Actor(FakeClient(stage.server)).adopt(fleet, stage.accepted.spec))
-    assert refused == ()
+    assert stage.note() == ()
     assert stage.annotations()["gpupools.dev/template"] == template
     stage.look()
     writes = len(stage.server.writes)
-    fleet = replace(fleet, replicas=stage.observed)
-    asyncio.run(Actor(FakeClient(stage.server)).adopt(fleet, stage.accepted.spec))
+    assert stage.note() == ()
     assert len(stage.server.writes) == writes, "it is written once"
 
 
@@ -273,8 +334,7 @@ def test_a_replica_that_was_made_anew_meanwhile_is_not_given_a_template() -> Non
     stage.create()
     stage.server.change("pods", "default", "demo-engine-0", _forget_template)
     stage.look()
-    other = tuple(replace(replica, uid="another uid") for replica in stage.observed)
-    fleet = Fleet("default", "demo", stage.uid, other, NOW)
-    refused = asyncio.run(Actor(FakeClient(stage.server)).adopt(fleet, stage.accepted.spec))
-    assert [type(error) for error in refused] == [Conflict]
+    stage.observed = tuple(replace(replica, uid="another uid") for replica in stage.observed)
+    refused = stage.note()
+    assert [type(item.error) for item in refused] == [Conflict]
     assert "gpupools.dev/template" not in stage.annotations()

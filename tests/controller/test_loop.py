@@ -13,6 +13,7 @@ from inferencecluster.adapters.kube_errors import Throttled
 from inferencecluster.controller.loop import LONGEST_BACKOFF_SECONDS, Loops, NextLook, Pace
 from inferencecluster.controller.metrics import OperatorMetrics
 from inferencecluster.controller.wakeups import Wakeups
+from inferencecluster.controller.workers import Workers
 from inferencecluster.core.errors import ApiUnavailable
 
 KEY = ObjectKey("team", "demo")
@@ -32,7 +33,9 @@ class Bench:
         self._reconcile = reconcile
         self.wakeups = Wakeups()
         self.metrics = OperatorMetrics()
-        self.loops = Loops(self._timed, self.wakeups, self.metrics, VirtualClock(), Pace(workers, debounce))
+        self.loops = Loops(
+            self._timed, self.wakeups, self.metrics, VirtualClock(), Pace(Workers(workers), debounce)
+        )
 
     async def _timed(self, key: ObjectKey) -> NextLook:
         self.times.append(round(asyncio.get_running_loop().time(), 3))

@@ -15,7 +15,7 @@ from tests.strategies import make_flow, make_observation, make_spec
 
 from inferencecluster.adapters.informer import ObjectKey
 from inferencecluster.adapters.pods import PodIndex, project_pod
-from inferencecluster.controller.clusters import ClusterStore, cluster_view
+from inferencecluster.controller.clusters import ClusterStore, ClusterView, cluster_view
 from inferencecluster.controller.difference import is_as_rendered
 from inferencecluster.controller.events import Event, EventRecorder, EventType
 from inferencecluster.controller.logs import KeyValueFormatter
@@ -52,6 +52,17 @@ KEY = ObjectKey("team", "demo")
         pytest.param("1000m", "1", True, id="canonical cores"),
         pytest.param("1024Mi", "1Gi", True, id="canonical bytes"),
         pytest.param("1Gi", "1G", False, id="binary and decimal"),
+        pytest.param("1e3", "1k", True, id="an exponent"),
+        pytest.param("100E6", "100M", True, id="an exponent in capitals"),
+        pytest.param("5E", "5e18", True, id="exa"),
+        pytest.param("1Ei", "1024Pi", True, id="exbi"),
+        pytest.param(".5", "500m", True, id="no digit before the point"),
+        pytest.param("1.", "1", True, id="no digit after the point"),
+        pytest.param("1000000u", "1", True, id="micro"),
+        pytest.param("+1", "1000000000n", True, id="nano and a sign"),
+        pytest.param("1e-3", "1m", True, id="a negative exponent"),
+        pytest.param("1e", "1", False, id="half an exponent"),
+        pytest.param("0x10", "16", False, id="no quantity"),
         pytest.param("500m", "500", False, id="a thousand times more"),
         pytest.param("abc", "abd", False, id="other text"),
         pytest.param({"readOnly": False}, {}, True, id="false is left out"),
@@ -155,7 +166,7 @@ def test_everything_that_serves_is_a_scrape_target_with_the_labels_of_the_query(
         index.changed(None, project_pod(pod))
     found = scrape_targets(index, [("operator-1", "10.0.0.9")])
     assert [target["targets"] for target in found] == [
-        ["[fd00::1]:8080"],
+        ["[fd00::1]:8082"],
         ["10.0.0.1:8000"],
         ["10.0.0.1:8000"],
         ["10.0.0.9:8081"],
@@ -293,6 +304,42 @@ def test_only_what_asks_for_a_look_wakes() -> None:
         cluster_view(cluster_object("5", generation=2, deletionTimestamp="2026-11-21T08:00:00Z"))
     )
     assert store.put(cluster_view(cluster_object("6", uid="uid-2")))
+
+
+def test_the_answer_to_our_own_write_brings_nothing_back_and_replaces_no_successor() -> None:
+    def view(uid: str, version: str) -> ClusterView:
+        metadata = {"name": "demo", "namespace": "team", "uid": uid, "resourceVersion": version}
+        return cluster_view({"metadata": metadata})
+
+    store = ClusterStore()
+    store.put(view("one", "10"))
+    store.refresh(view("one", "11"))
+    kept = store.get(KEY)
+    assert kept is not None
+    assert kept.resource_version == "11"
+    store.remove(KEY)
+    store.refresh(view("one", "12"))
+    assert store.get(KEY) is None
+    store.put(view("two", "20"))
+    store.refresh(view("one", "13"))
+    assert store.get(KEY) == view("two", "20")
+
+
+def test_a_clock_that_is_set_back_silences_no_event() -> None:
+    class SetBack(VirtualClock):
+        def now(self) -> float:
+            return super().now() - (3600.0 if self.monotonic() > 60 else 0.0)
+
+    async def scenario() -> int:
+        server = FakeApiServer()
+        recorder = EventRecorder(FakeClient(server), SetBack(), instance="operator-1")
+        about = {"name": "demo", "namespace": "default", "uid": "u"}
+        for _ in range(2):
+            await recorder.record(about, Event(EventType.NORMAL, "ScaleUp", "prefill 1 -> 2"))
+            await asyncio.sleep(130)
+        return len(server.of_kind("events"))
+
+    assert run_virtual(scenario()) == 2
 
 
 def test_an_event_that_comes_late_does_not_bring_back_an_older_object() -> None:

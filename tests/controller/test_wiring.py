@@ -19,6 +19,7 @@ from inferencecluster.controller.loop import Loops, NextLook, Pace
 from inferencecluster.controller.metrics import OperatorMetrics
 from inferencecluster.controller.wakeups import Wakeups
 from inferencecluster.controller.wiring import KOPF_FINALIZER, build_registry, build_settings, connection_info
+from inferencecluster.controller.workers import Workers
 
 KEY = ObjectKey("default", NAME)
 
@@ -29,7 +30,7 @@ class Running:
     def __init__(self, url: str, *tokens: str) -> None:
         self.clusters = ClusterStore()
         self.looks: asyncio.Queue[tuple[ObjectKey, bool]] = asyncio.Queue()
-        loops = Loops(self._look, Wakeups(), OperatorMetrics(), VirtualClock(), Pace(4, 0.0))
+        loops = Loops(self._look, Wakeups(), OperatorMetrics(), VirtualClock(), Pace(Workers(4), 0.0))
         credentials: Any = FakeCredentials(url, list(tokens))
         self._stop = asyncio.Event()
         self._task = asyncio.create_task(

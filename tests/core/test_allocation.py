@@ -1,3 +1,4 @@
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -20,7 +21,7 @@ P, D, M = PoolName
 
 def wanted(sizes: Three) -> tuple[Wanted, Wanted, Wanted]:
     prefill, decode, mixed = (
-        Wanted(name, size, "Work", f"{size} wanted", (("work", float(size)),))
+        Wanted(name, size, "Work", f"{size} wanted", (("work", float(size)),), max(0.0, size - 0.5))
         for name, size in zip(PoolName, sizes, strict=True)
     )
     return prefill, decode, mixed
@@ -85,7 +86,7 @@ def test_an_unlimited_wish_is_the_target() -> None:
         pytest.param(10, 12, 12, id="two tenths more"),
         pytest.param(10, 9, 10, id="a tenth less"),
         pytest.param(10, 8, 8, id="two tenths less"),
-        pytest.param(9, 10, 10, id="one of nine is more than a tenth"),
+        pytest.param(9, 11, 11, id="two of nine"),
         pytest.param(0, 1, 1, id="from nothing"),
         pytest.param(1, 0, 0, id="to nothing"),
     ],
@@ -95,6 +96,44 @@ def test_tolerance(present: int, wish: int, size: int) -> None:
     _, targets = allocate(restored((present, 0, 0)), request((wish, 0, 0), spec=spec))
     assert targets[0].replicas == size
     assert targets[0].limited_by == ("" if size == wish else "tolerance")
+
+
+@pytest.mark.parametrize(
+    ("present", "need", "size"),
+    [
+        pytest.param(2, 2.2, 2, id="two carry a tenth more"),
+        pytest.param(2, 2.21, 3, id="two carry no more than a tenth more"),
+        pytest.param(3, 1.71, 3, id="two would be nearly full"),
+        pytest.param(3, 1.7, 2, id="two have a tenth of three to spare"),
+        pytest.param(1, 1.3, 2, id="one is too few"),
+        pytest.param(1, 0.01, 1, id="one for next to nothing"),
+        pytest.param(20, 17.1, 20, id="within a tenth of twenty"),
+        pytest.param(20, 17.0, 17, id="a tenth of twenty and one"),
+    ],
+)
+def test_the_tolerance_is_of_the_need_and_not_of_whole_replicas(present: int, need: float, size: int) -> None:
+    spec = cluster(down=rules(0))
+    asked = Wanted(P, math.ceil(need), "Work", "", (), need)
+    _, targets = allocate(
+        restored((present, 0, 0)),
+        replace(request((0, 0, 0), spec=spec), wanted=(asked, *wanted((0, 0, 0))[1:])),
+    )
+    assert targets[0].replicas == size
+
+
+def test_a_need_that_wavers_around_a_whole_number_changes_the_size_once() -> None:
+    spec = cluster(down=rules(0))
+    memory, sizes = restored((2, 0, 0)), []
+    for tick in range(100):
+        need = 2.0 + 0.3 * math.sin(tick)
+        asked = Wanted(P, math.ceil(need), "Work", "", (), need)
+        wish = replace(
+            request((0, 0, 0), spec=spec, now=1000.0 + tick), wanted=(asked, *wanted((0, 0, 0))[1:])
+        )
+        memory, targets = allocate(memory, wish)
+        sizes.append(targets[0].replicas)
+    assert sorted(set(sizes)) == [2, 3]
+    assert sizes == sorted(sizes)
 
 
 def test_growth_is_at_once_and_shrinking_waits_for_the_window() -> None:

@@ -290,7 +290,17 @@ def test_a_replica_that_never_was_ready_or_took_too_long_does_not_spoil_the_esti
     replicas = (replace(stuck, ready_at=None), replace(slow, created_at=0.0, ready_at=90_000.0))
     _, seen = observe_demand(DemandMemory.empty(), observation(1000.0, routers=flow(1.0), replicas=replicas))
     assert isinstance(seen, Demand)
-    assert seen.boot_seconds == 1800.0  # the startup deadline
+    assert seen.boot_seconds == 120.0  # what the spec expects
+
+
+def test_a_readiness_that_nobody_saw_to_be_the_first_is_no_boot() -> None:
+    """The Pod of a replica that flapped tells the last time it became ready."""
+    replicas = tuple(
+        replace(replica, created_at=0.0, ready_at=1500.0, boot_seen=False) for replica in fleet(prefill=2)
+    )
+    _, seen = observe_demand(DemandMemory.empty(), observation(2000.0, routers=flow(1.0), replicas=replicas))
+    assert isinstance(seen, Demand)
+    assert seen.boot_seconds == 120.0
 
 
 def test_only_the_latest_boots_count() -> None:

@@ -224,6 +224,11 @@ def test_failed_replicas_are_left_out() -> None:
     assert route(nobody, fleet, POLICY) == Hold(HoldReason.NO_REPLICA)
 
 
+def test_mixed_replicas_with_equal_queues_share_the_sequences_that_decode() -> None:
+    fleet = Fleet([replica("m0", resident_kv_tokens=50_000, decoding_sequences=20), replica("m1")])
+    assert route(REQUEST, fleet, POLICY) == Whole("m1", borrowed=False)
+
+
 def test_a_request_that_cannot_be_split_goes_to_mixed_or_borrows() -> None:
     whole = replace(REQUEST, whole=True)
     assert route(whole, Fleet([replica("p0"), replica("d0"), replica("m0")]), POLICY) == Whole(
@@ -350,6 +355,32 @@ def test_the_ordered_fleet_decides_as_one_that_looks_at_everything(
     request: RoutingRequest, fleet: list[ReplicaView]
 ) -> None:
     assert route(request, Fleet(fleet), SMALL) == plainly(request, fleet)
+
+
+@given(requests, fleets, st.sampled_from(["", "b"]))
+def test_a_request_for_a_model_is_routed_as_if_only_its_revisions_and_unnamed_ones_were_there(
+    request: RoutingRequest, fleet: list[ReplicaView], other: str
+) -> None:
+    named = [replace(view, model="a" if view.revision == "r1" else other) for view in fleet]
+    able = [view for view in named if view.model in ("a", "")]
+
+    assert route(replace(request, model="a"), Fleet(named), SMALL) == route(request, Fleet(able), SMALL)
+
+
+def test_the_models_of_a_fleet_are_those_of_its_serving_replicas() -> None:
+    fleet = Fleet(
+        [replica("p0", model="a"), replica("d0", model="a"), replica("m0", revision="r2", model="b")]
+    )
+    assert fleet.models == {"a", "b"}
+    assert fleet.revisions_for("b") == ["r2"]
+
+    fleet.put(replica("m0", revision="r2", model="b", serving=False))
+    assert fleet.models == {"a"}
+    assert fleet.revisions_for("b") == []
+
+    fleet.put(replica("m0", revision="r3", model="b"))
+    assert fleet.revisions_for("b") == ["r3"]
+    assert fleet.revisions_for(None) == ["r1", "r3"]
 
 
 @given(requests, fleets)

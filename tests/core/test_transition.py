@@ -410,3 +410,31 @@ class TestDeletion:
         replicas = (draining(0, load=busy(1)),)
         outcome = plan_deletion(now=1000.0, spec=SPEC, replicas=replicas)
         assert isinstance(outcome, Blocked)
+
+
+@pytest.mark.parametrize(
+    ("seen_for", "is_cut"),
+    [
+        pytest.param(None, True, id="one clock for everything"),
+        pytest.param(10.0, False, id="a leader that has just met the fence"),
+        pytest.param(60.0, True, id="a leader that has asked for a minute"),
+    ],
+)
+def test_a_drain_is_not_cut_by_the_clock_of_a_process_that_has_just_met_it(
+    seen_for: float | None, is_cut: bool
+) -> None:
+    spec, now = make_spec(minimum=(0, 0, 0)), 100_000.0
+    busy = replace(
+        make_replica(0, PoolName.DECODE),
+        fenced_at=now - spec.drain_deadline_seconds,
+        fence_seen_at=None if seen_for is None else now - seen_for,
+        fence_reason="ScaleDown",
+        load=ReplicaLoad(in_flight=1, kv_transfers=0, fence_confirmed=True),
+    )
+    outcome = plan_transition(TransitionRequest(now, spec, (busy,), dict.fromkeys(PoolName, 0), given_up={}))
+    cut = Delete(busy.name, busy.uid, "DrainDeadline", forced=True)
+    assert outcome == (
+        Progress((cut,))
+        if is_cut
+        else Blocked("Draining", f"{busy.name}: 1 request and 0 KV transfers to end")
+    )

@@ -209,6 +209,8 @@ class FakeApiServer:
             if seen < self._compacted:
                 yield {"type": "ERROR", "object": {"code": 410, "message": "too old resource version"}}
                 return
+            # Before the look at the log: a change during a slow reader's turn is not to be slept over.
+            changed = self._changed
             for version, kind, plural, manifest in [entry for entry in self._log if entry[0] > seen]:
                 seen = version
                 if plural == target.plural and self._is_selected(manifest, target, query):
@@ -217,7 +219,6 @@ class FakeApiServer:
             if fault is not None:
                 yield {"type": "ERROR", "object": {"code": fault.status, "message": fault.message}}
                 return
-            changed = self._changed
             try:
                 async with asyncio.timeout(min(60.0, deadline - asyncio.get_running_loop().time())):
                     await changed.wait()

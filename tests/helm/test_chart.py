@@ -17,7 +17,7 @@ import yaml
 from e2e.localkube import builds
 from e2e.localkube.paths import default_cache
 
-from inferencecluster.api.names import OPERATOR_HTTP_PORT, ROUTER_PORT
+from inferencecluster.api.names import OPERATOR_HTTP_PORT, ROUTER_ADMIN_PORT
 
 CHART = Path(__file__).resolve().parents[2] / "helm" / "inferencecluster-operator"
 GOLDEN = Path(__file__).parent / "golden"
@@ -335,7 +335,7 @@ def test_monitors_select_routers_and_engines_on_their_own_paths() -> None:
         ][0]
         for monitor in rendered.of_kind("PodMonitor")
     }
-    assert (endpoints["router"]["path"], endpoints["router"]["portNumber"]) == ("/metrics", ROUTER_PORT)
+    assert (endpoints["router"]["path"], endpoints["router"]["portNumber"]) == ("/metrics", ROUTER_ADMIN_PORT)
     assert endpoints["engine"]["path"] == "/prometheus/metrics"
     labels = [
         monitor["metadata"]["labels"]["release"]

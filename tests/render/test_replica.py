@@ -80,6 +80,8 @@ def test_operator_and_router_find_a_replica_by_its_labels(make_context: MakeCont
     assert metadata["annotations"] == {
         "gpupools.dev/kv-capacity-tokens": "500000",
         "gpupools.dev/max-batch-size": "192",
+        "gpupools.dev/engine-version": "1.2.1",
+        "gpupools.dev/served-name": "llama-70b",
         "gpupools.dev/template": template_of(context.pool_spec),
     }
 

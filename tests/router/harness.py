@@ -17,7 +17,7 @@ from inferencecluster.adapters.clock import SystemClock
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.render.trtllm.versions import parse_version
 from inferencecluster.router.configuration import read_configuration
-from inferencecluster.router.process import RouterProcess, Sources
+from inferencecluster.router.process import Ports, RouterProcess, Sources
 from inferencecluster.router.sources import (
     ReplicaListener,
     ReplicaRecord,
@@ -123,6 +123,9 @@ class RouterUnderTest:
     settings: MemorySettings
     process: RouterProcess
     client: aiohttp.ClientSession
+    admin: aiohttp.ClientSession
+    """/state and /metrics."""
+    ports: Ports
     engines: dict[str, ScriptedEngine] = field(default_factory=dict)
 
     async def complete(self, path: str = "/v1/completions", **fields: Any) -> Reply:
@@ -131,7 +134,9 @@ class RouterUnderTest:
             return Reply(response.status, dict(response.headers), await response.read())
 
     async def get(self, path: str) -> Reply:
-        async with self.client.get(path) as response:
+        """From the port that serves it."""
+        session = self.admin if path in ("/state", "/metrics") else self.client
+        async with session.get(path) as response:
             return Reply(response.status, dict(response.headers), await response.read())
 
     async def state(self) -> Any:
@@ -200,13 +205,16 @@ async def running_router(
             SystemClock(),
             stopwatch=time.monotonic,
         )
-        port = await stack.enter_async_context(process.serving(host="127.0.0.1"))
-        client = await stack.enter_async_context(
-            aiohttp.ClientSession(
-                base_url=f"http://127.0.0.1:{port}", connector=aiohttp.TCPConnector(force_close=True)
+        ports = await stack.enter_async_context(process.serving(host="127.0.0.1"))
+        client, admin = [
+            await stack.enter_async_context(
+                aiohttp.ClientSession(
+                    base_url=f"http://127.0.0.1:{port}", connector=aiohttp.TCPConnector(force_close=True)
+                )
             )
-        )
-        router = RouterUnderTest(fleet, memory_settings, process, client, engines)
+            for port in (ports.client, ports.admin)
+        ]
+        router = RouterUnderTest(fleet, memory_settings, process, client, admin, ports, engines)
         if settings is not None:
             await eventually(lambda: process.standing.settings is not None)
         yield router

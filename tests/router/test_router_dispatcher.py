@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.router.harness import SETTINGS
@@ -11,9 +12,10 @@ from tests.router.test_router_ledger import RECORD
 
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.routing import RoutingRequest
-from inferencecluster.router.dispatcher import Dispatcher, QueueLimits, Ticket
+from inferencecluster.router.dispatcher import OVERDUE_SHARE, Dispatcher, QueueLimits
 from inferencecluster.router.errors import CapacityError
 from inferencecluster.router.ledger import Assignment, Ledger
+from inferencecluster.router.lines import Ticket
 
 REQUEST = RoutingRequest(prompt_tokens=10, expected_output_tokens=5)
 SINGLE = replace(RECORD, name="m0", home=PoolName.MIXED, max_batch_size=1)
@@ -142,6 +144,29 @@ async def test_a_failed_request_that_excludes_the_only_free_replica_does_not_blo
     await asyncio.gather(again, return_exceptions=True)
 
 
+async def test_a_defect_in_serving_one_request_is_told_to_that_request_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queue = Queue()
+    first = await queue.ask()
+    broken, following = queue.ask(request=replace(REQUEST, prompt_tokens=11)), queue.ask()
+    await turn()
+    assign = queue.ledger.assign
+
+    def failing(*arguments: Any, prompt_tokens: int, output_tokens: int) -> Assignment:
+        if prompt_tokens == 11:
+            raise OverflowError("too much")
+        return assign(*arguments, prompt_tokens=prompt_tokens, output_tokens=output_tokens)
+
+    monkeypatch.setattr(queue.ledger, "assign", failing)
+    first.release()
+
+    with pytest.raises(OverflowError):
+        await broken
+    (await following).release()
+    assert queue.booked == queue.dispatcher.held_requests == queue.dispatcher.held_tokens == 0
+
+
 async def served_in_order(tasks: list[asyncio.Task[Assignment]], held: Assignment) -> list[int]:
     """Numbers of the requests as they get the replica, each of which gives it back at once."""
     order = []
@@ -185,15 +210,21 @@ async def test_a_shorter_target_counts_for_those_who_wait() -> None:
     assert await served_in_order(tasks, first) == [2, 1, 0]
 
 
-LARGE = replace(REQUEST, prompt_tokens=SINGLE.kv_capacity_tokens)
+MEMORY = SINGLE.kv_capacity_tokens
+LARGE = replace(REQUEST, prompt_tokens=MEMORY)
+NEARLY_ALL = replace(REQUEST, prompt_tokens=MEMORY - 105)
+"""Leaves room for small requests."""
+MIDDLING = replace(REQUEST, prompt_tokens=115)
+"""Does not fit beside it, and is not large."""
+MANY = replace(SINGLE, max_batch_size=8)
 
 
 @pytest.mark.parametrize(("late", "overtakes"), [(False, False), (True, True)], ids=["in time", "late"])
 async def test_a_newcomer_with_room_overtakes_only_those_who_are_late(late: bool, overtakes: bool) -> None:
     queue = Queue()
-    queue.ledger.update(SINGLE, replace(SINGLE, max_batch_size=2))
-    first = await queue.ask()
-    large = queue.ask(request=LARGE)
+    queue.ledger.update(SINGLE, MANY)
+    first = await queue.ask(request=NEARLY_ALL)
+    middling = queue.ask(request=MIDDLING)
     await turn()
     queue.now += SETTINGS.ttft_seconds if late else 0.0
 
@@ -201,22 +232,22 @@ async def test_a_newcomer_with_room_overtakes_only_those_who_are_late(late: bool
     await turn()
 
     assert newcomer.done() == overtakes
-    assert not large.done()
+    assert not middling.done()
     assert queue.admitted == 3
-    assert queue.dispatcher.held_tokens == LARGE.prompt_tokens + (0 if overtakes else REQUEST.prompt_tokens)
+    assert queue.dispatcher.held_tokens == MIDDLING.prompt_tokens + (
+        0 if overtakes else REQUEST.prompt_tokens
+    )
     first.release()
-    if overtakes:
-        newcomer.result().release()
-    (await large).release()
+    (await middling).release()
     (await newcomer).release()
     assert queue.booked == queue.dispatcher.held_tokens == 0
 
 
 async def test_newcomers_do_not_overtake_for_ever() -> None:
     queue = Queue()
-    queue.ledger.update(SINGLE, replace(SINGLE, max_batch_size=2))
-    first = await queue.ask()
-    large = queue.ask(request=LARGE)
+    queue.ledger.update(SINGLE, MANY)
+    first = await queue.ask(request=NEARLY_ALL)
+    middling = queue.ask(request=MIDDLING)
     await turn()
     queue.now += SETTINGS.ttft_seconds
     for _ in range(3):
@@ -227,8 +258,106 @@ async def test_newcomers_do_not_overtake_for_ever() -> None:
     assert not fourth.done()
 
     first.release()
-    (await large).release()
+    (await middling).release()
     (await fourth).release()
+
+
+OVERDUE_SECONDS = OVERDUE_SHARE * SETTINGS.max_queue_seconds
+
+
+async def test_a_large_request_does_not_stop_the_others_until_it_is_overdue() -> None:
+    queue = Queue()
+    queue.ledger.update(SINGLE, MANY)
+    first = await queue.ask(request=NEARLY_ALL)
+    large = queue.ask(request=LARGE)
+    await turn()
+    for _ in range(20):
+        (await queue.ask()).release()
+    assert not large.done()
+
+    queue.now += OVERDUE_SECONDS
+    newcomer = queue.ask()
+    await turn()
+    assert not newcomer.done()
+
+    first.release()
+    served = await large
+    await turn()
+    assert not newcomer.done()
+    served.release()
+    (await newcomer).release()
+    assert queue.booked == queue.dispatcher.held_requests == queue.dispatcher.held_tokens == 0
+
+
+async def test_an_overdue_large_request_has_one_replica_kept_free_and_the_others_serve_on() -> None:
+    queue = Queue()
+    queue.ledger.update(SINGLE, MANY)
+    other = replace(MANY, name="m1", uid="other")
+    queue.ledger.update(None, other)
+    held = [await queue.ask(request=NEARLY_ALL), await queue.ask(request=NEARLY_ALL)]
+    assert {assignment.last.record.name for assignment in held} == {"m0", "m1"}
+    large = queue.ask(request=LARGE)
+    await turn()
+    queue.now += OVERDUE_SECONDS
+
+    served = [await queue.ask() for _ in range(5)]
+
+    (kept,) = {"m0", "m1"} - {assignment.last.record.name for assignment in served}
+    assert not large.done()
+    next(assignment for assignment in held if assignment.last.record.name == kept).release()
+    assert (await large).last.record.name == kept
+
+
+async def test_a_replica_that_is_kept_free_and_goes_away_is_replaced() -> None:
+    queue = Queue()
+    queue.ledger.update(SINGLE, MANY)
+    other = replace(MANY, name="m1", uid="other")
+    queue.ledger.update(None, other)
+    held = [await queue.ask(request=NEARLY_ALL), await queue.ask(request=NEARLY_ALL)]
+    large = queue.ask(request=LARGE)
+    await turn()
+    queue.now += OVERDUE_SECONDS
+    (served,) = [await queue.ask()]
+    kept, left = (MANY, other) if served.last.record is other else (other, MANY)
+
+    queue.ledger.update(kept, replace(kept, ready=False))
+    newcomer = queue.ask()
+    await turn()
+    assert not newcomer.done()
+
+    served.release()
+    next(assignment for assignment in held if assignment.last.record is left).release()
+    (await large).release()
+    (await newcomer).release()
+
+
+async def test_a_large_request_does_not_pass_usual_ones_that_came_before_it() -> None:
+    queue = Queue()
+    first = await queue.ask()
+    usual = queue.ask()
+    await turn()
+    queue.now += 1.0
+    large = queue.ask(request=LARGE)
+    await turn()
+
+    first.release()
+    served = await usual
+    assert not large.done()
+    served.release()
+    (await large).release()
+
+
+async def test_requests_for_a_model_that_nobody_serves_yet_do_not_stop_those_for_another() -> None:
+    queue = Queue()
+    queue.ledger.update(SINGLE, replace(SINGLE, model="old"))
+    coming = queue.ask(request=replace(REQUEST, model="new"))
+    await turn()
+
+    (await queue.ask(request=replace(REQUEST, model="old"))).release()
+    assert not coming.done()
+
+    queue.ledger.update(SINGLE, replace(SINGLE, revision="r2", model="new"))
+    (await coming).release()
 
 
 async def test_a_newcomer_that_a_full_queue_refuses_leaves_no_trace() -> None:

@@ -9,6 +9,8 @@ import pytest
 from tests.router.harness import PAIR, eventually, request_document, running_router
 from tests.router.scripted_engine import CONTEXT, GENERATION, WHOLE, Behaviour, Never
 
+from inferencecluster.router.event_stream import LARGEST_EVENT_BYTES
+
 TWO_PAIRS = {"p0": "prefill", "p1": "prefill", "d0": "decode", "d1": "decode"}
 PATIENCE = {"IC_PREFILL_SECONDS": "1", "IC_FIRST_TOKEN_SECONDS": "1", "IC_ANSWER_SECONDS": "1"}
 
@@ -183,6 +185,16 @@ async def test_half_an_event_is_dropped_before_the_error_event() -> None:
 
     assert len(reply.events) == 3
     assert reply.events[-1]["error"]["code"] == "stream_broken"
+
+
+async def test_an_event_without_end_breaks_the_stream_off_and_says_so() -> None:
+    async with running_router(PAIR) as router:
+        tail = b"x" * (LARGEST_EVENT_BYTES + 1)
+        router.engines["d0"].script(GENERATION, Behaviour(ends_short=True, tail=tail))
+        reply = await router.complete(stream=True)
+
+    assert len(reply.events) == 4
+    assert "an event is larger than" in reply.events[-1]["error"]["message"]
 
 
 async def test_an_engines_own_error_event_is_passed_on_and_not_repeated() -> None:

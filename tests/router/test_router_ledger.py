@@ -97,6 +97,19 @@ class TestLedger:
         assignment.release()
         assert decode.reserved_kv_tokens == 0
 
+    @pytest.mark.parametrize(
+        ("prompt", "output", "reserved"), [(100, 10**320, 1000), (5000, 20, 5001)], ids=["output", "prompt"]
+    )
+    def test_nobody_reserves_output_beyond_the_memory_of_the_replica(
+        self, ledger: Ledger, prompt: int, output: int, reserved: int
+    ) -> None:
+        _, decode = ledger
+        assignment = ledger.assign(Disaggregated("p0", "d0"), prompt_tokens=prompt, output_tokens=output)
+        assert decode.reserved_kv_tokens == reserved
+        assert ledger.fleet.get("d0") == decode.view()
+        assignment.release()
+        assert decode.reserved_kv_tokens == 0
+
     @given(st.lists(st.sampled_from(["prefill", "token", "count", "release"]), max_size=12), st.booleans())
     def test_whatever_is_told_in_whatever_order_nothing_stays_behind(
         self, steps: list[str], whole: bool

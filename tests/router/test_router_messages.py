@@ -18,7 +18,14 @@ from inferencecluster.router.disaggregation import (
     generation_request,
     read_context_answer,
 )
-from inferencecluster.router.event_stream import EventReader, Usage, is_error, may_end, read_ending
+from inferencecluster.router.event_stream import (
+    LARGEST_EVENT_BYTES,
+    EventReader,
+    Usage,
+    is_error,
+    may_end,
+    read_ending,
+)
 
 EVENTS = [b'data: {"a":1}\n\n', b'data: {"text":"b [DONE] \\n\\n"}\n\n', b"data: [DONE]\n\n"]
 
@@ -40,6 +47,30 @@ class TestEvents:
             found.append(received)
 
         assert b"".join(found) == body
+
+    @given(st.data())
+    async def test_events_with_crlf_come_with_lf(self, data: st.DataObject) -> None:
+        events = data.draw(st.lists(st.sampled_from(EVENTS), max_size=6))
+        body = b"".join(events).replace(b"\n", b"\r\n")
+        cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(body))))))
+        pieces = [body[start:end] for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True)]
+        queue = [piece for piece in pieces if piece]
+
+        async def read() -> bytes:
+            return queue.pop(0) if queue else b""
+
+        reader, found = EventReader(read), []
+        while received := await reader.next():
+            found.append(received)
+
+        assert b"".join(found) == b"".join(events)
+
+    async def test_an_event_that_does_not_end_is_refused(self) -> None:
+        async def read() -> bytes:
+            return b"x" * (LARGEST_EVENT_BYTES // 4)
+
+        with pytest.raises(ConnectionError, match=str(LARGEST_EVENT_BYTES)):
+            await EventReader(read).next()
 
     async def test_half_an_event_at_the_end_is_dropped(self) -> None:
         queue = [EVENTS[0] + b"data: {", b'"x"', b""]
@@ -93,7 +124,7 @@ class TestTokenIds:
     """The prompt's ids travel from one body into the next without being parsed."""
 
     REQUEST = parse_request(
-        compact_json({"model": "m", "prompt": "hi", "max_tokens": 3}), Endpoint.COMPLETIONS, model="m"
+        compact_json({"model": "m", "prompt": "hi", "max_tokens": 3}), Endpoint.COMPLETIONS, models=["m"]
     )
 
     @given(st.lists(st.integers(0, 200_000), max_size=20), st.text(), st.sampled_from([None, 1]))
@@ -142,7 +173,7 @@ def test_the_context_request_leaves_max_tokens_alone() -> None:
     request = parse_request(
         compact_json({"model": "m", "prompt": [1], "max_tokens": 9, "stream": True, "stream_options": {}}),
         Endpoint.COMPLETIONS,
-        model="m",
+        models=["m"],
     )
     sent = json.loads(context_request(request, parse_version("1.2.1"), lambda: 1))
     assert (sent["max_tokens"], sent["stream"], sent["stream_options"]) == (9, False, None)
@@ -159,13 +190,13 @@ def test_the_context_request_leaves_max_tokens_alone() -> None:
 )
 def test_a_chat_is_as_long_as_its_messages(content: Any, characters: int) -> None:
     body = compact_json({"model": "m", "messages": [{"role": "user", "content": content}] * 2})
-    (size,) = parse_request(body, Endpoint.CHAT, model="m").prompts
+    (size,) = parse_request(body, Endpoint.CHAT, models=["m"]).prompts
     assert (size.tokens, size.characters) == (8, 2 * characters)
 
 
 def test_a_chat_with_token_ids_has_an_exact_length() -> None:
     body = compact_json({"model": "m", "messages": [{"content": "x"}], "prompt_token_ids": [1, 2, 3]})
-    (size,) = parse_request(body, Endpoint.CHAT, model="m").prompts
+    (size,) = parse_request(body, Endpoint.CHAT, models=["m"]).prompts
     assert (size.tokens, size.characters) == (3, 0)
 
 
@@ -180,4 +211,4 @@ def test_a_chat_with_token_ids_has_an_exact_length() -> None:
 )
 def test_the_longest_output_is_what_the_client_allows(fields: dict[str, int], longest: int | None) -> None:
     body = compact_json({"model": "m", "prompt": "x", **fields})
-    assert parse_request(body, Endpoint.COMPLETIONS, model="m").longest_output == longest
+    assert parse_request(body, Endpoint.COMPLETIONS, models=["m"]).longest_output == longest

@@ -37,14 +37,26 @@ class TestEstimates:
         assert estimates.output_tokens(None) in (50, 51)
         assert estimates.tokens_per_event == pytest.approx(5, rel=0.05)
 
-    def test_the_speed_of_prompts_is_unknown_until_it_was_measured(self) -> None:
+    def test_the_speed_of_prompts_is_believed_until_it_was_measured(self) -> None:
         estimates = Estimates()
-        assert estimates.prefill_seconds(1000) is None
+        assert estimates.prefill_seconds(1000) == pytest.approx(0.1)
 
-        estimates.learn_prefill(seconds=0.5, pending_tokens=1000)
-        estimates.learn_prefill(seconds=0.5, pending_tokens=1000)
+        for _ in range(100):
+            estimates.learn_prefill(seconds=0.5, pending_tokens=1000)
 
-        assert estimates.prefill_seconds(4000) == pytest.approx(2.0)
+        assert estimates.prefill_seconds(4000) == pytest.approx(2.0, rel=0.02)
+
+    def test_another_belief_replaces_what_was_learned_and_the_same_one_does_not(self) -> None:
+        estimates = Estimates()
+        estimates.believe_prefill(1e-3)
+        assert estimates.prefill_seconds(1000) == pytest.approx(1.0)
+
+        estimates.learn_prefill(seconds=3.0, pending_tokens=1000)
+        estimates.believe_prefill(1e-3)
+        assert estimates.prefill_seconds(1000) == pytest.approx(2.0)
+
+        estimates.believe_prefill(None)
+        assert estimates.prefill_seconds(1000) == pytest.approx(0.1)
 
     def test_old_answers_fade(self) -> None:
         mean = FadingMean(100.0)
@@ -140,6 +152,8 @@ class TestConfiguration:
     def test_defaults(self) -> None:
         found = read_configuration({"IC_CLUSTER": "c", "IC_NAMESPACE": "n"})
         assert (found.cluster, found.namespace, found.port, found.log_level) == ("c", "n", 8080, logging.INFO)
+        assert found.admin_port == 8082
+        assert read_configuration({"IC_ROUTER_PORT": "80"}).admin_port == 0
 
     @pytest.mark.parametrize(
         ("name", "value"),
@@ -169,6 +183,9 @@ class TestConfiguration:
                 "IC_MAX_QUEUE_REQUESTS": "7",
                 "IC_MAX_QUEUE_BYTES": "8",
                 "IC_MAX_BODY_BYTES": "9000",
+                "IC_MAX_READING_BYTES": "9001",
+                "IC_BODY_SECONDS": "11",
+                "IC_ROUTER_ADMIN_PORT": "12",
                 "IC_NOTICE_SECONDS": "10",
             }
         )
@@ -176,7 +193,8 @@ class TestConfiguration:
         assert (patience.connect_seconds, patience.prefill_seconds, patience.first_token_seconds) == (1, 2, 3)
         assert (patience.silence_seconds, patience.answer_seconds, patience.attempts) == (4, 5, 6)
         assert (found.queue.requests, found.queue.body_bytes) == (7, 8)
-        assert (found.max_body_bytes, found.notice_seconds) == (9000, 10)
+        assert (found.bodies.most_bytes, found.bodies.reading_bytes, found.bodies.seconds) == (9000, 9001, 11)
+        assert (found.notice_seconds, found.admin_port) == (10, 12)
 
 
 def test_a_log_line_is_one_json_object_with_what_the_call_added() -> None:

@@ -28,6 +28,7 @@ from tests.runtime_images.processes import (
 
 OPERATOR = Path(__file__).resolve().parents[2] / "operator"
 SERVES = re.compile(r'"message": "router serves".*"port": (\d+)')
+ADMIN = re.compile(r'"message": "router serves".*"admin_port": (\d+)')
 VARIABLES = {
     "PATH": os.environ["PATH"],
     "PYTHONPATH": str(OPERATOR),
@@ -57,6 +58,11 @@ def router(folder: Path, fleet: Mapping[str, Any]) -> Iterator[tuple[str, Runnin
     assert "Traceback" not in process.output, process.output
 
 
+def admin(process: RunningProcess) -> str:
+    """URL of /state and /metrics."""
+    return f"http://127.0.0.1:{process.find(ADMIN)[1]}"
+
+
 @contextmanager
 def cluster(folder: Path, **settings: Any) -> Iterator[tuple[str, RunningProcess]]:
     """A router over two prefill and two decode engines."""
@@ -82,7 +88,7 @@ async def test_emulated_engines_of_both_lines_serve_every_kind_of_request(
     version: str, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
     chat = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
-    with cluster(tmp_path, version=version) as (url, _):
+    with cluster(tmp_path, version=version) as (url, process):
         for path, body in (("/v1/completions", request()), ("/v1/chat/completions", chat)):
             status, answer = await post(session, url + path, body)
             assert (status, answer["usage"]["completion_tokens"]) == (200, 5)
@@ -94,8 +100,8 @@ async def test_emulated_engines_of_both_lines_serve_every_kind_of_request(
         single = await post(session, f"{url}/v1/completions", request(max_tokens=1))
         ended = await post(session, f"{url}/v1/completions", request(emulated_output_tokens=1))
         many = await asyncio.gather(*(post(session, f"{url}/v1/completions", request()) for _ in range(40)))
-        metrics = await get_text(session, f"{url}/metrics")
-        state = await get(session, f"{url}/state")
+        metrics = await get_text(session, f"{admin(process)}/metrics")
+        state = await get(session, f"{admin(process)}/state")
 
     assert single[1]["choices"][0]["finish_reason"] == "length"
     assert ended[1]["choices"][0]["finish_reason"] == "stop"
@@ -135,7 +141,7 @@ async def test_sigterm_finishes_every_stream_and_refuses_new_requests(
             async with session.get(f"{url}/healthz") as alive:
                 assert alive.status == 200
             await becomes(is_closed)
-            state = await get(session, f"{url}/state")
+            state = await get(session, f"{admin(process)}/state")
             rest = await response.read()
         code = await process.exit_code()
 

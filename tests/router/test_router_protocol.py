@@ -239,6 +239,15 @@ REFUSED: list[Any] = [
     pytest.param({"prompt": [1, "a"]}, 400, "prompt", "token ids", id="mixed list"),
     pytest.param({"prompt": [True]}, 400, "prompt", "token ids", id="booleans are no tokens"),
     pytest.param({"stream": "yes"}, 400, "stream", "true or false", id="stream is text"),
+    pytest.param({"n": 129}, 400, "n", "from 1 to 128", id="too many answers"),
+    pytest.param({"n": 10**320}, 400, "n", "from 1 to 128", id="more answers than a float holds"),
+    pytest.param({"n": 0}, 400, "n", "from 1 to 128", id="no answer"),
+    pytest.param({"n": "2"}, 400, "n", "from 1 to 128", id="answers as text"),
+    pytest.param({"best_of": 200}, 400, "best_of", "from 1 to 128", id="too many tries"),
+    pytest.param({"max_tokens": 2**31}, 400, "max_tokens", "at most", id="more than engines count"),
+    pytest.param(
+        {"max_completion_tokens": 10**320}, 400, "max_completion_tokens", "at most", id="a huge answer"
+    ),
     pytest.param({"stream_options": 1}, 400, "stream_options", "an object", id="options are a number"),
     pytest.param(
         {"disaggregated_params": {"request_type": "context_only"}},

@@ -18,6 +18,8 @@ from tests.router.harness import (
 )
 from tests.router.scripted_engine import CONTEXT, GENERATION, WHOLE, Behaviour, Never
 
+from inferencecluster.render.trtllm.versions import parse_version
+
 FULL: dict[str, Any] = {"max_batch_size": 1}
 """A decode or mixed replica that holds one request is full."""
 SHORT = replace(SETTINGS, max_queue_seconds=0.2)
@@ -26,6 +28,11 @@ SHORT = replace(SETTINGS, max_queue_seconds=0.2)
 async def held(router: RouterUnderTest, count: int) -> None:
     """Wait until so many requests are in the queue."""
     await eventually(lambda: router.process.services.dispatcher.held_requests == count)
+
+
+def slow_prompts(router: RouterUnderTest) -> None:
+    """Answers in one piece count as prompts for as long as a test takes."""
+    router.process.services.estimates.learn_prefill(seconds=1e6, pending_tokens=1)
 
 
 async def finish(tasks: list[asyncio.Task[Reply]]) -> list[int]:
@@ -68,6 +75,38 @@ async def test_requests_leave_the_queue_in_the_order_in_which_they_came() -> Non
     assert order == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("/v1/completions", {"prompt": [1] * 10_001}, "prompt"),
+        ("/v1/completions", {"prompt": ["short", "x" * 200_000]}, "prompt"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x" * 200_000}]}, "messages"),
+    ],
+    ids=["tokens", "one text of two", "chat"],
+)
+async def test_a_prompt_that_no_engine_could_ever_hold_is_refused_at_once(
+    path: str, fields: dict[str, Any], param: str
+) -> None:
+    async with running_router(PAIR, kv_capacity_tokens=10_000) as router:
+        reply = await router.complete(path, **fields)
+        state = await router.state()
+
+    error = reply.document["error"]
+    assert (reply.status, error["code"], error["param"]) == (400, "context_length_exceeded", param)
+    assert "10000" in error["message"]
+    assert state["totals"]["requests"] == 0
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [[1] * 10_000, "x" * 100_000, [[1] * 6000, [2] * 6000]],
+    ids=["just fits", "may fit", "two that fit"],
+)
+async def test_a_prompt_that_may_fit_is_the_engines_to_judge(prompt: Any) -> None:
+    async with running_router(PAIR, kv_capacity_tokens=10_000) as router:
+        assert (await router.complete(prompt=prompt)).status == 200
+
+
 async def test_a_new_replica_takes_what_waits() -> None:
     async with running_router({"m0": "mixed"}, ready=False) as router:
         task = asyncio.create_task(router.complete())
@@ -81,6 +120,7 @@ async def test_a_new_replica_takes_what_waits() -> None:
 async def test_a_change_of_settings_reaches_what_waits() -> None:
     pools = {"p0": "prefill", "d0": "decode"}
     async with running_router(pools, settings=replace(SETTINGS, overflow_tokens=5)) as router:
+        slow_prompts(router)
         router.engines["p0"].always[CONTEXT] = Behaviour(gate=Never())
         router.engines["d0"].always[WHOLE] = Behaviour(gate=Never())
         tasks = [asyncio.create_task(router.complete()) for _ in range(3)]
@@ -151,6 +191,7 @@ async def test_a_client_that_goes_away_leaves_the_queue() -> None:
 async def test_above_the_overflow_the_mixed_pool_helps_and_then_the_decode_pool() -> None:
     pools = {**PAIR, "m0": "mixed"}
     async with running_router(pools, settings=replace(SETTINGS, overflow_tokens=9)) as router:
+        slow_prompts(router)
         for engine in router.engines.values():
             engine.always[CONTEXT] = engine.always[WHOLE] = Behaviour(gate=Never())
         tasks = [asyncio.create_task(router.complete()) for _ in range(4)]
@@ -199,6 +240,17 @@ async def test_a_fence_is_confirmed_and_nothing_new_goes_to_the_replica() -> Non
     assert confirmed["uid"] == "uid-p0"
     assert statuses == [200, 200, 200]
     assert router.engines["p0"].kinds() == []
+
+
+async def test_the_confirmation_of_a_fence_says_which_fence_it_is() -> None:
+    async with running_router(PAIR) as router:
+        before = (await router.replica("p0"))["fenced_at"]
+        router.fleet.change("p0", fenced=True, fenced_at="100.5")
+        first = (await router.replica("p0"))["fenced_at"]
+        router.fleet.change("p0", fenced_at="200.5")
+        second = (await router.replica("p0"))["fenced_at"]
+
+    assert (before, first, second) == ("", "100.5", "200.5")
 
 
 async def test_an_unsynced_router_says_so() -> None:
@@ -287,6 +339,48 @@ async def test_a_prompt_that_is_answered_in_one_piece_leaves_the_queue_at_the_sp
         task.cancel()
 
 
+async def test_answers_in_one_piece_alone_do_not_fill_the_prompt_queue_of_a_mixed_replica() -> None:
+    settings = replace(SETTINGS, overflow_tokens=2000)
+    async with running_router(
+        {"m0": "mixed"}, settings=settings, kv_capacity_tokens=1_000_000, max_batch_size=256
+    ) as router:
+        router.engines["m0"].always[WHOLE] = Behaviour(gate=Never())
+        tasks = [asyncio.create_task(router.complete(prompt=[1] * 1000)) for _ in range(10)]
+
+        await eventually(lambda: len(router.engines["m0"].seen) == 10)
+        for task in tasks:
+            task.cancel()
+
+
+async def test_whole_streams_tell_how_fast_prompts_are() -> None:
+    async with running_router({"m0": "mixed"}) as router:
+        estimates = router.process.services.estimates
+        believed = estimates.prefill_seconds(1000)
+        gate = asyncio.Event()
+        router.engines["m0"].script(WHOLE, Behaviour(gate=gate))
+        task = asyncio.create_task(router.complete(stream=True, prompt=[1] * 1000))
+        await eventually(lambda: router.engines["m0"].seen)
+        await asyncio.sleep(0.3)
+        gate.set()
+        assert (await task).status == 200
+        learned = estimates.prefill_seconds(1000)
+
+    assert learned > believed
+
+
+async def test_an_answer_that_comes_before_its_prompt_was_believed_done_tells_that_prompts_are_faster() -> (
+    None
+):
+    async with running_router({"m0": "mixed"}, kv_capacity_tokens=1_000_000) as router:
+        estimates = router.process.services.estimates
+        estimates.learn_prefill(seconds=100.0, pending_tokens=10_000)
+        believed = estimates.prefill_seconds(1000)
+        await router.complete(prompt=[1] * 5000)
+        learned = estimates.prefill_seconds(1000)
+
+    assert learned < believed
+
+
 async def test_prefill_and_decode_are_of_one_revision() -> None:
     async with running_router({**PAIR, "p1": "prefill", "d1": "decode"}) as router:
         for name in ("p1", "d1"):
@@ -297,6 +391,52 @@ async def test_prefill_and_decode_are_of_one_revision() -> None:
 
     assert router.engines["p1"].kinds() == [CONTEXT] * 4
     assert router.engines["d1"].kinds() == [GENERATION] * 4
+
+
+async def test_during_a_rollout_every_engine_is_spoken_to_in_its_own_protocol() -> None:
+    old, new = parse_version("1.2.1"), parse_version("1.3.0rc29")
+    async with running_router({**PAIR, "p1": "prefill", "d1": "decode"}, engine_version=old) as router:
+        for name in ("p1", "d1"):
+            router.fleet.change(name, revision="r2", engine_version=new, ready=False)
+        router.settings.put(replace(SETTINGS, engine_version=new))
+        before = await router.complete()
+        for name in ("p1", "d1"):
+            router.fleet.change(name, ready=True)
+        for name in ("p0", "d0"):
+            router.fleet.change(name, ready=False)
+        after = await router.complete()
+
+    def fields(name: str) -> set[str]:
+        (seen,) = router.engines[name].seen
+        return set(seen.document["disaggregated_params"])
+
+    assert (before.status, after.status) == (200, 200)
+    assert "disagg_request_id" not in fields("p0")
+    assert "disagg_request_id" in fields("p1")
+
+
+async def test_during_a_rollout_to_another_model_each_name_is_answered_by_its_own_engines() -> None:
+    pools = {"m0": "mixed", "m1": "mixed"}
+    async with running_router(pools, model="old") as router:
+        router.fleet.change("m1", revision="r2", model="new", ready=False)
+        router.settings.put(replace(SETTINGS, model="new"))
+        waiting = asyncio.create_task(router.complete(model="new"))
+        await held(router, 1)
+        old = [await router.complete(model="old") for _ in range(3)]
+        listed = (await router.get("/v1/models")).document["data"]
+
+        router.fleet.change("m1", ready=True)
+        new = await waiting
+        router.fleet.change("m0", ready=False)
+        gone = await router.complete(model="old")
+        alone = (await router.get("/v1/models")).document["data"]
+
+    assert [reply.status for reply in (*old, new)] == [200] * 4
+    assert [seen.document["model"] for seen in router.engines["m0"].seen] == ["old"] * 3
+    assert [seen.document["model"] for seen in router.engines["m1"].seen] == ["new"]
+    assert [entry["id"] for entry in listed] == ["new", "old"]
+    assert [entry["id"] for entry in alone] == ["new"]
+    assert (gone.status, gone.document["error"]["code"]) == (404, "model_not_found")
 
 
 async def test_a_pod_of_the_same_name_starts_with_a_clean_slate() -> None:

@@ -132,6 +132,21 @@ class TestProjection:
             max_batch_size=8,
         )
 
+    def test_a_pod_says_what_it_serves_and_which_protocol_it_speaks(self) -> None:
+        annotations = pod()["metadata"]["annotations"] | {
+            "gpupools.dev/engine-version": "1.3.0rc29",
+            "gpupools.dev/served-name": "org/model",
+        }
+        found = project_replica(pod(annotations=annotations))
+        assert found is not None
+        assert (str(found.engine_version), found.model) == ("1.3.0rc29", "org/model")
+
+    def test_a_version_that_cannot_be_read_is_as_good_as_none(self) -> None:
+        annotations = pod()["metadata"]["annotations"] | {"gpupools.dev/engine-version": "new"}
+        found = project_replica(pod(annotations=annotations))
+        assert found is not None
+        assert found.engine_version is None
+
     def test_ipv6(self) -> None:
         found = project_replica(pod(podIP="fd00::7"))
         assert found is not None
@@ -155,9 +170,9 @@ class TestProjection:
         annotations = pod()["metadata"]["annotations"] | {"gpupools.dev/fenced-at": value}
         found = project_replica(pod(annotations=annotations))
         assert found is not None
-        assert found.fenced
+        assert (found.fenced, found.fenced_at) == (True, value)
 
-    @pytest.mark.parametrize("capacity", [None, "", "0", "-5", "1e6", "²"])
+    @pytest.mark.parametrize("capacity", [None, "", "0", "-5", "1e6", "²", "9" * 5000])
     def test_a_replica_that_does_not_say_what_it_holds_is_left_out(self, capacity: str | None) -> None:
         annotations = {"gpupools.dev/max-batch-size": "8"}
         if capacity is not None:
@@ -174,6 +189,39 @@ class TestProjection:
         assert (found.model, str(found.engine_version)) == ("served", "1.3.0rc29")
         assert (found.overflow_tokens, found.max_queue_seconds, found.ttft_seconds) == (4096, 12.0, 0.4)
         assert found.kv_transfer_timeout_seconds == 60.0
+
+    def test_the_speed_of_prompts_is_that_of_the_slowest_pool_with_replicas(self) -> None:
+        def pool(per_token: int, most: int) -> dict[str, Any]:
+            coefficients = {
+                "prefill": {
+                    "baseNanoseconds": 0,
+                    "perTokenPicoseconds": per_token * 1_000_000,
+                    "perTokenSquaredPicoseconds": 0,
+                },
+                "decode": {
+                    "baseNanoseconds": 1,
+                    "perSequencePicoseconds": 1,
+                    "perContextTokenPicoseconds": 1,
+                },
+                "kvCapacityTokens": 1000,
+                "maxBatchSize": 8,
+            }
+            return {
+                "minReplicas": 0,
+                "maxReplicas": most,
+                "gpusPerReplica": 1,
+                "performance": {"coefficients": coefficients},
+            }
+
+        pools = {"prefill": pool(50, 1), "decode": pool(80, 1), "mixed": pool(500, 0)}
+        found = project_settings({**CLUSTER, "spec": {**CLUSTER["spec"], "pools": pools}})
+        assert found is not None
+        assert found.prefill_seconds_per_token == pytest.approx(80e-6)
+
+    def test_a_spec_that_does_not_tell_how_fast_prompts_are_is_served_all_the_same(self) -> None:
+        found = project_settings(CLUSTER)
+        assert found is not None
+        assert found.prefill_seconds_per_token is None
 
     def test_a_spec_that_cannot_be_read_changes_nothing(self) -> None:
         assert project_settings({**CLUSTER, "spec": {}}) is None

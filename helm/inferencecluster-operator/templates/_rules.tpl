@@ -33,5 +33,5 @@
   verbs: [bind] # this one role and no other: a RoleBinding can give away nothing else
 - apiGroups: [""]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- end -}}

@@ -160,7 +160,9 @@ def _all_hold(expressions: Collection[Mapping[str, Any]], labels: Mapping[str, s
 
 
 def _holds(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """core/v1 NodeSelectorRequirement; an operator that is not known admits nothing."""
+    """core/v1 NodeSelectorRequirement; an operator that is not known, or a comparison with what is no integer, admits
+    nothing.
+    """
     value = labels.get(expression["key"])
     values: Sequence[str] = expression.get("values") or ()
     match expression["operator"]:
@@ -172,10 +174,16 @@ def _holds(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
             return value is not None
         case "DoesNotExist":
             return value is None
-        case "Gt" | "Lt" as operator if value is not None and value.removeprefix("-").isdecimal():
-            return int(value) > int(values[0]) if operator == "Gt" else int(value) < int(values[0])
+        case "Gt" | "Lt" as operator:
+            own, bound = _integer(value), _integer(values[0] if len(values) == 1 else None)
+            smaller, larger = (bound, own) if operator == "Gt" else (own, bound)
+            return smaller is not None and larger is not None and smaller < larger
         case _:
             return False
+
+
+def _integer(text: str | None) -> int | None:
+    return int(text) if text is not None and text.removeprefix("-").isdecimal() else None
 
 
 def _tolerates(toleration: Mapping[str, Any], taint: tuple[str, str, str]) -> bool:

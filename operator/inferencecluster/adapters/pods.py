@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -62,6 +63,9 @@ class EnginePod:
     config_maps: tuple[str, ...]
     """Names of the ConfigMaps that it mounts."""
     address: str | None
+    fence: str = ""
+    """Text of the fence's annotation, which identifies this fence; empty when there is none. `fenced_at` of the replica
+    is None where the text is no time: it is a fence all the same (`observe`)."""
 
     def counted(self, gpu_resource_names: Collection[str]) -> Replica:
         """The replica with its GPUs, given the names that the cluster's pools request GPUs by."""
@@ -122,7 +126,7 @@ def _engine(pod: Manifest, cluster: ObjectKey, labels: Mapping[str, str]) -> Eng
             gpus=max(devices.values(), default=0),
             lifecycle=lifecycle,
             created_at=unix_seconds(metadata["creationTimestamp"]),
-            ready_at=unix_seconds(ready["lastTransitionTime"]) if was_ready and ready else None,
+            ready_at=_moment(ready.get("lastTransitionTime")) if was_ready else None,
             fenced_at=_fenced_at(annotations),
             fence_reason=annotations.get(ANNOTATION_FENCE_REASON, ""),
             node=pod["spec"].get("nodeName") or None,
@@ -136,6 +140,8 @@ def _engine(pod: Manifest, cluster: ObjectKey, labels: Mapping[str, str]) -> Eng
             if "configMap" in volume
         ),
         address=status.get("podIP") or None,
+        # An annotation without a text is a fence, too, and has to be told from none.
+        fence=(annotations[ANNOTATION_FENCED_AT] or " ") if ANNOTATION_FENCED_AT in annotations else "",
     )
 
 
@@ -209,13 +215,16 @@ def _was_ready(ready: Mapping[str, Any], containers: Collection[Mapping[str, Any
     and is starting.
     """
     started = [
-        container["state"]["running"]["startedAt"]
+        container["state"]["running"].get("startedAt")
         for container in containers
         if (container.get("state") or {}).get("running")
     ]
-    if "lastTransitionTime" not in ready or not started or len(started) < len(containers):
+    turned = _moment(ready.get("lastTransitionTime"))
+    if turned is None or not started or len(started) < len(containers):
         return False
-    return unix_seconds(ready["lastTransitionTime"]) > max(unix_seconds(moment) for moment in started)
+    # core/v1 lets both times be absent: what cannot be compared counts as still starting.
+    moments = [_moment(moment) for moment in started]
+    return all(moment is not None and turned > moment for moment in moments)
 
 
 def _why_broken(container: Mapping[str, Any], waiting: Mapping[str, Any]) -> str:
@@ -257,9 +266,15 @@ def _role(labels: Mapping[str, str], home: PoolName) -> Role:
 def _fenced_at(annotations: Mapping[str, str]) -> float | None:
     """None without the annotation, or with one that is no time: a drain's deadline must not rest on it."""
     try:
-        return float(annotations[ANNOTATION_FENCED_AT])
+        seconds = float(annotations[ANNOTATION_FENCED_AT])
     except (KeyError, ValueError):
         return None
+    return seconds if math.isfinite(seconds) else None
+
+
+def _moment(timestamp: str | None) -> float | None:
+    """Unix seconds; None for a time that is absent, which core/v1 allows."""
+    return unix_seconds(timestamp) if timestamp else None
 
 
 @dataclass(slots=True)

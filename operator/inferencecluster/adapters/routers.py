@@ -11,7 +11,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from inferencecluster.adapters.pods import RouterPod
-from inferencecluster.api.names import ROUTER_PORT
+from inferencecluster.api.names import ROUTER_ADMIN_PORT
 from inferencecluster.api.router_state import ReplicaState, RouterState, Totals
 from inferencecluster.core.errors import MetricsUnavailable
 from inferencecluster.core.fleet import Replica, ReplicaLoad
@@ -36,7 +36,7 @@ class RouterClient(Protocol):
 class HttpRouterClient:
     """`RouterClient` over HTTP. Use it as an async context manager."""
 
-    def __init__(self, *, port: int = ROUTER_PORT) -> None:
+    def __init__(self, *, port: int = ROUTER_ADMIN_PORT) -> None:
         self._port = port
         self._session: aiohttp.ClientSession | None = None
 
@@ -86,8 +86,11 @@ class RouterView:
     look: Look | None
     """For the next call; None where this look was incomplete."""
 
-    def load(self, replica: Replica, *, now: float) -> ReplicaLoad | Missing:
-        """Work on one replica. Its fence is confirmed only when every running router says so."""
+    def load(self, replica: Replica, *, now: float, fence: str = "") -> ReplicaLoad | Missing:
+        """Work on one replica. Its fence is confirmed only when every running router says so.
+
+        `fence` is the text of the fence's annotation: a router that tells which fence it acts on confirms no other.
+        """
         if isinstance(self.states, Missing):
             return self.states
         if not self.states:
@@ -98,7 +101,7 @@ class RouterView:
             in_flight=sum(entry.in_flight for entry in known if entry),
             kv_transfers=sum(entry.kv_transfers for entry in known if entry),
             fence_confirmed=all(
-                state.synced and entry is not None and entry.fenced
+                state.synced and entry is not None and entry.fenced and entry.fenced_at in (None, fence)
                 for state, entry in zip(self.states, known, strict=True)
             ),
         )

@@ -34,10 +34,16 @@ ANNOTATION_TEMPLATE: Final = f"{GROUP}/template"
 ANNOTATION_KV_CAPACITY: Final = f"{GROUP}/kv-capacity-tokens"
 """KV capacity of one replica in tokens, from the pool's performance model; read by the router."""
 ANNOTATION_MAX_BATCH: Final = f"{GROUP}/max-batch-size"
+ANNOTATION_ENGINE_VERSION: Final = f"{GROUP}/engine-version"
+"""Release of the replica's engine: the router speaks its protocol, not the one that the newest spec names."""
+ANNOTATION_SERVED_NAME: Final = f"{GROUP}/served-name"
+"""Name of the model that the replica serves: the router gives it requests for that name only."""
 
 ENGINE_PORT: Final = 8000
 ROUTER_PORT: Final = 8080
-"""OpenAI API, /state, /healthz, /readyz and /metrics of the router."""
+"""OpenAI API, /healthz and /readyz of the router: what its Service offers."""
+ROUTER_ADMIN_PORT: Final = 8082
+"""/state, /metrics, /healthz and /readyz of the router: for operator, Prometheus and kubelet, in no Service."""
 OPERATOR_HTTP_PORT: Final = 8081
 """/healthz, /readyz, /metrics and the http_sd targets (`/targets`) of the operator."""
 

@@ -93,7 +93,15 @@ class NodeSelectorRequirement(ApiModel):
                 message="In and NotIn need values, Gt and Lt exactly one, Exists and DoesNotExist none: "
                 "correct values or operator",
                 path=".values",
-            )
+            ),
+            Rule(
+                rule=(
+                    "!(self.operator in ['Gt', 'Lt']) || !has(self.values) || "
+                    "self.values.all(value, value.matches('^[0-9]{1,18}$'))"
+                ),
+                message="Gt and Lt compare whole numbers: write an integer of at most 18 digits, or use In",
+                path=".values",
+            ),
         )
     )
 
@@ -170,8 +178,25 @@ class ResourceQuantities(ApiModel):
     """Bytes of node-local disk, such as 100Gi."""
 
 
+def _fits(field: str) -> Rule:
+    """`field` as CEL escapes it."""
+    name = field.replace("__dash__", "-")
+    sides = [f"self.{side}.{field}" for side in ("requests", "limits")]
+    absent = " || ".join(f"!has({path})" for path in ("self.requests", "self.limits", *sides))
+    compared = [f"quantity(string({side}))" for side in sides]
+    return Rule(
+        rule=f"{absent} || {compared[0]}.compareTo({compared[1]}) <= 0",
+        message=f"a container cannot reserve more {name} than it may use: lower requests, or raise limits",
+        path=".requests",
+    )
+
+
 class ContainerResources(ApiModel):
     """core/v1 `ResourceRequirements`, without devices."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(_fits("cpu"), _fits("memory"), _fits("ephemeral__dash__storage"))
+    )
 
     requests: ResourceQuantities | None = None
     """What the scheduler reserves."""

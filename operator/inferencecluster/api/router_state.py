@@ -22,6 +22,9 @@ class ReplicaState(_Wire):
     uid: str
     fenced: bool
     """This router sends nothing new to it (fence annotation or termination seen)."""
+    fenced_at: str | None = None
+    """Text of the fence annotation that this router acts on, which tells one fence from the next of the same replica;
+    empty without one. None from a router that does not tell."""
     ready: bool
     in_flight: Count
     kv_transfers: Count

@@ -126,16 +126,16 @@ class Children:
         ]
         refused: list[ApplyError] = []
         for key, step in steps:
-            if memo.is_waiting(key, now):
+            if memo.waits.is_waiting(key, now):
                 continue
             try:
                 await step()
             except ApplyError as error:
                 refused.append(error)
                 if not isinstance(error, Conflict):
-                    memo.wait(key, now)
+                    memo.waits.wait(key, now)
             else:
-                memo.refused.pop(key, None)
+                memo.waits.forget(key)
         return Settled(tuple(sorted(" ".join(name) for name in memo.foreign)), tuple(refused))
 
     async def report_pools(

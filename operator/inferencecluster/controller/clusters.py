@@ -74,6 +74,14 @@ class ClusterStore:
             view.finalizers,
         )
 
+    def refresh(self, view: ClusterView) -> None:
+        """Take in the answer to a write of our own, which may come late: it brings nothing back that is gone, and
+        replaces no successor.
+        """
+        before = self._views.get(view.key)
+        if before is not None and before.uid == view.uid:
+            self.put(view)
+
     def remove(self, key: ObjectKey) -> None:
         """The object is gone."""
         self._views.pop(key, None)

@@ -6,20 +6,14 @@ import re
 from decimal import Decimal
 from typing import Any, Final
 
-_QUANTITY: Final = re.compile(r"^(\d+(?:\.\d+)?)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$")
-_FACTORS: Final = {
-    "m": Decimal("0.001"),
-    "k": Decimal(10**3),
-    "M": Decimal(10**6),
-    "G": Decimal(10**9),
-    "T": Decimal(10**12),
-    "P": Decimal(10**15),
-    "Ki": Decimal(2**10),
-    "Mi": Decimal(2**20),
-    "Gi": Decimal(2**30),
-    "Ti": Decimal(2**40),
-    "Pi": Decimal(2**50),
-}
+_QUANTITY: Final = re.compile(
+    r"(?P<number>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))"
+    r"(?:[eE](?P<exponent>[+-]?[0-9]{1,3})|(?P<unit>[numkMGTPE]|[KMGTPE]i))?",
+    re.ASCII,
+)
+"""apimachinery `resource.ParseQuantity`: a signed number, then an exponent, a decimal or a binary unit, or nothing."""
+_DECIMAL: Final = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+_BINARY: Final = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 
 
 def is_as_rendered(rendered: Any, observed: Any) -> bool:
@@ -56,7 +50,12 @@ def _is_same_quantity(one: Any, other: Any) -> bool:
 
 
 def _quantity(text: str) -> Decimal | None:
-    match = _QUANTITY.match(text)
+    """Its value, exactly; None for what is no quantity."""
+    match = _QUANTITY.fullmatch(text)
     if match is None:
         return None
-    return Decimal(match[1]) * (_FACTORS[match[2]] if match[2] else 1)
+    number, unit = Decimal(match["number"]), match["unit"] or ""
+    if unit in _BINARY:
+        return number * Decimal(2 ** _BINARY[unit])
+    exponent = match["exponent"]
+    return number.scaleb(int(exponent) if exponent else _DECIMAL.get(unit, 0))

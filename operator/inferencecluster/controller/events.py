@@ -72,6 +72,7 @@ class EventReason(StrEnum):
 
     FOREIGN_OBJECT = "ForeignObject"
     WRITE_REFUSED = "WriteRefused"
+    REPLICA_NOT_LABELLED = "ReplicaNotLabelled"
     REPLICA_CREATED = "ReplicaCreated"
     REPLICA_FENCED = "ReplicaFenced"
     REPLICA_UNFENCED = "ReplicaUnfenced"
@@ -106,14 +107,15 @@ class EventRecorder:
 
     async def record(self, cluster: Mapping[str, str], event: Event) -> None:
         """Write one Event about the cluster with this metadata (name, namespace, uid), unless it was just written."""
-        now = self._clock.now()
+        # By the clock that does not jump: one that was set back would silence everything for as long.
+        moment = self._clock.monotonic()
         key = (cluster["uid"], event.reason, event.message)
-        if now - self._recent.get(key, -REPEAT_SECONDS) < REPEAT_SECONDS:
+        self._recent = {known: at for known, at in self._recent.items() if moment - at < REPEAT_SECONDS}
+        if key in self._recent:
             return
-        self._recent = {known: at for known, at in self._recent.items() if now - at < REPEAT_SECONDS}
-        self._recent[key] = now
+        self._recent[key] = moment
         try:
-            await self._client.create(self._manifest(cluster, event, now))
+            await self._client.create(self._manifest(cluster, event, self._clock.now()))
         except (ApplyError, ObservationError) as error:
             _logger.warning("an Event was lost", extra={"reason": event.reason, "error": str(error)})
 

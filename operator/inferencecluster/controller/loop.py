@@ -14,6 +14,7 @@ from inferencecluster.adapters.informer import ObjectKey
 from inferencecluster.adapters.kube_errors import Throttled
 from inferencecluster.controller.metrics import OperatorMetrics
 from inferencecluster.controller.wakeups import Wakeups
+from inferencecluster.controller.workers import Workers
 from inferencecluster.core.errors import OperatorError
 
 FIRST_BACKOFF_SECONDS: Final = 1.0
@@ -37,8 +38,8 @@ class NextLook:
 class Pace:
     """How much happens at the same time, and how soon."""
 
-    workers: int
-    """Clusters that are looked at concurrently."""
+    workers: Workers
+    """Places for clusters that are looked at concurrently."""
     debounce_seconds: float
     """How long a wake-up waits for more of the same."""
 
@@ -57,7 +58,7 @@ class Loops:
         self._metrics = metrics
         self._clock = clock
         self._debounce_seconds = pace.debounce_seconds
-        self._workers = asyncio.Semaphore(pace.workers)
+        self._workers = pace.workers
         self._tasks: dict[ObjectKey, asyncio.Task[None]] = {}
 
     @property
@@ -94,7 +95,7 @@ class Loops:
         seconds = 0.0
         while True:
             await self._wakeups.wait(key, at_most=seconds, debounce=self._debounce_seconds, clock=self._clock)
-            async with self._workers:
+            async with self._workers.place():
                 look = await self._look(key, backoff)
             if not look.finished:
                 seconds = look.seconds

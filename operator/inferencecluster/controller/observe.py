@@ -9,12 +9,14 @@ from inferencecluster.adapters.clock import Clock
 from inferencecluster.adapters.informer import ObjectKey
 from inferencecluster.adapters.kube_resources import Manifest
 from inferencecluster.adapters.nodes import NodeView, Placement, pool_capacity
-from inferencecluster.adapters.pods import EnginePod, PodIndex, controller_uid
+from inferencecluster.adapters.pod_cache import PodCache
+from inferencecluster.adapters.pods import EnginePod, controller_uid
 from inferencecluster.adapters.prometheus import MetricsBoard
 from inferencecluster.adapters.routers import RouterClient, RouterView, look_at_routers
 from inferencecluster.api.names import CLUSTER_KIND
 from inferencecluster.controller.accepted import AcceptedSpec
 from inferencecluster.controller.state import ClusterState
+from inferencecluster.controller.workers import Workers
 from inferencecluster.core.fleet import PoolName, Replica
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import Observation, PoolCapacity
@@ -48,7 +50,7 @@ def project_pool(manifest: Manifest) -> PoolView | None:
 class World:
     """Everything that can be seen, behind its adapters."""
 
-    pods: PodIndex
+    cache: PodCache
     routers: RouterClient
     metrics: MetricsBoard
     clock: Clock
@@ -58,10 +60,12 @@ class World:
     """Devices of one kind that Pods hold on a node."""
     pools: Callable[[ObjectKey], Iterable[PoolView]]
     """EnginePools of a cluster."""
+    workers: Workers
+    """Lent to others while routers are asked: those that cannot be reached take two seconds to say nothing."""
 
     def engines(self, key: ObjectKey, uid: str) -> tuple[EnginePod, ...]:
         """Replicas that the cluster of this very UID controls; others are nobody's to count or to delete."""
-        return tuple(pod for pod in self.pods.engines(key) if pod.owner_uid == uid)
+        return tuple(pod for pod in self.cache.index.engines(key) if pod.owner_uid == uid)
 
 
 async def observe(
@@ -90,19 +94,21 @@ async def look_at_replicas(
     world: World, key: ObjectKey, state: ClusterState, gpu_resource_names: Collection[str]
 ) -> tuple[RouterView, tuple[Replica, ...]]:
     """The routers' word, and every replica with the work that they hold on it, ordered by name."""
-    view = await look_at_routers(
-        world.routers, world.pods.routers(key), state.look, at=world.clock.monotonic()
-    )
+    async with world.workers.lent():
+        view = await look_at_routers(
+            world.routers, world.cache.index.routers(key), state.look, at=world.clock.monotonic()
+        )
     state.look = view.look
     # Read after the routers answered: a Pod that came meanwhile is unknown to them, and so not confirmed.
-    counted = [pod.counted(gpu_resource_names) for pod in world.engines(key, state.uid)]
-    # Kept as long as the Pod exists: one that failed or restarted shows no readiness, and had served all the same.
-    first_ready = {replica.uid: state.ready_since.get(replica.uid, replica.ready_at) for replica in counted}
-    state.ready_since = {uid: at for uid, at in first_ready.items() if at is not None}
+    pods = world.engines(key, state.uid)
+    state.versions = {pod.replica.uid: world.cache.version(key.namespace, pod.replica.name) for pod in pods}
     now = world.clock.now()
+    seen = state.sightings.see(
+        ((pod, pod.counted(gpu_resource_names)) for pod in pods), now=now, monotonic=world.clock.monotonic()
+    )
     return view, tuple(
-        replace(replica, load=view.load(replica, now=now), ready_at=state.ready_since.get(replica.uid))
-        for replica in counted
+        replace(replica, load=view.load(replica, now=now, fence=pod.fence))
+        for pod, replica in zip(pods, seen, strict=True)
     )
 
 

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import kopf
@@ -26,6 +27,7 @@ from inferencecluster.adapters.nodes import (
     project_device_holder,
     project_node,
 )
+from inferencecluster.adapters.pod_cache import PodCache
 from inferencecluster.adapters.pods import POD_SELECTOR, ClusterPod, PodIndex, project_pod
 from inferencecluster.adapters.prometheus import MetricsBoard, PrometheusSource
 from inferencecluster.adapters.routers import HttpRouterClient, RouterClient
@@ -38,11 +40,13 @@ from inferencecluster.controller.loop import Loops, Pace
 from inferencecluster.controller.metrics import OperatorMetrics
 from inferencecluster.controller.observe import PoolView, World, project_pool
 from inferencecluster.controller.reconcile import Hands, Reconciler
+from inferencecluster.controller.recorder import Recorder
 from inferencecluster.controller.reporter import Reporter
 from inferencecluster.controller.server import Probes, build_app, scrape_targets
 from inferencecluster.controller.settings import Settings
 from inferencecluster.controller.wakeups import Wakeups
 from inferencecluster.controller.wiring import build_registry, build_settings
+from inferencecluster.controller.workers import Workers
 from inferencecluster.core.errors import ApplyError, ObservationError
 from inferencecluster.core.missing import Missing
 
@@ -93,6 +97,13 @@ class _Caches:
     pools: dict[ObjectKey, dict[ObjectKey, PoolView]] = field(default_factory=dict)
 
 
+def _recorder(settings: Settings) -> Recorder | None:
+    """None: nobody asked for a recording."""
+    if not settings.record_file:
+        return None
+    return Recorder(Path(settings.record_file), limit_bytes=settings.record_megabytes * 2**20)
+
+
 class Operator:
     """All parts of one process, wired; `run` makes them move."""
 
@@ -113,24 +124,33 @@ class Operator:
         self._wakeups = Wakeups()
         self.watches = self._build_watches()
         events = EventRecorder(client, clock, instance=settings.pod_name)
+        workers = Workers(settings.workers)
+        by_namespace = dict(zip(self._namespaces, self.watches.pods, strict=True))
         world = World(
-            pods=self._caches.pods,
+            cache=PodCache(client, self._caches.pods, by_namespace),
             routers=routers,
             metrics=metrics,
             clock=clock,
             nodes=self._nodes,
             devices_used=self._caches.use.used,
             pools=self._pools,
+            workers=workers,
         )
         reporter = Reporter(client, self.clusters, events, self.metrics, clock)
-        self.reconciler = Reconciler(self.clusters, world, Hands(client, reporter, self.metrics), settings)
+        hands = Hands(client, reporter, self.metrics, _recorder(settings))
+        self.reconciler = Reconciler(self.clusters, world, hands, settings)
         self.loops = Loops(
             self.reconciler.reconcile,
             self._wakeups,
             self.metrics,
             clock,
-            Pace(workers=settings.workers, debounce_seconds=settings.debounce_seconds),
+            Pace(workers=workers, debounce_seconds=settings.debounce_seconds),
         )
+
+    @property
+    def _namespaces(self) -> tuple[str | None, ...]:
+        """What is watched; None is all namespaces."""
+        return self.settings.watch_namespaces or (None,)
 
     def app(self) -> web.Application:
         """The HTTP server's application."""
@@ -161,8 +181,7 @@ class Operator:
         )
 
     def _build_watches(self) -> Watches:
-        settings, client = self.settings, self._client
-        namespaces: tuple[str | None, ...] = settings.watch_namespaces or (None,)
+        settings, client, namespaces = self.settings, self._client, self._namespaces
         sees_itself = not settings.watch_namespaces or settings.pod_namespace in settings.watch_namespaces
         return Watches(
             pods=tuple(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Final
 
 from inferencecluster.adapters.informer import ObjectKey
@@ -17,7 +18,7 @@ from inferencecluster.adapters.kube_resources import CLUSTERS
 from inferencecluster.api.inferencecluster import parse_cluster
 from inferencecluster.api.names import FINALIZER
 from inferencecluster.controller.accepted import AcceptedSpec, accept
-from inferencecluster.controller.act import Acted, Actor, Fleet
+from inferencecluster.controller.act import Acted, Actor, Fleet, Target, missing_notes, target_of
 from inferencecluster.controller.children import Children, ChildView
 from inferencecluster.controller.clusters import ClusterStore, ClusterView, cluster_view
 from inferencecluster.controller.deletion import deletion_status, spec_for_deletion
@@ -25,13 +26,14 @@ from inferencecluster.controller.events import Event, EventReason, EventType
 from inferencecluster.controller.loop import NextLook
 from inferencecluster.controller.metrics import OperatorMetrics
 from inferencecluster.controller.observe import World, look_at_replicas, observe
+from inferencecluster.controller.recorder import Recorder
 from inferencecluster.controller.report import records_of, settled_generation_of, targets_of
 from inferencecluster.controller.reporter import Look, Reporter, read_status
 from inferencecluster.controller.settings import Settings
 from inferencecluster.controller.state import ClusterState
-from inferencecluster.core.actions import Action, Delete
+from inferencecluster.core.actions import Action, Create, Delete
 from inferencecluster.core.decision import Memory, decide
-from inferencecluster.core.errors import ApplyError, Conflict, SpecError
+from inferencecluster.core.errors import ApplyError, Conflict, OperatorError, SpecError
 from inferencecluster.core.fleet import Lifecycle, Replica
 from inferencecluster.core.observation import Observation
 from inferencecluster.core.spec import ScalingMode
@@ -50,6 +52,20 @@ class Hands:
     client: KubeClient
     reporter: Reporter
     metrics: OperatorMetrics
+    recorder: Recorder | None = None
+    """None: nothing is recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Where actions are carried out."""
+
+    view: ClusterView
+    state: ClusterState
+    replicas: tuple[Replica, ...]
+    """As they were observed."""
+    accepted: AcceptedSpec | None
+    """None where nothing is created any more."""
 
 
 class Reconciler:
@@ -61,8 +77,9 @@ class Reconciler:
         self._client = hands.client
         self._reporter = hands.reporter
         self._metrics = hands.metrics
+        self._recorder = hands.recorder
         self._settings = settings
-        self._actor = Actor(hands.client)
+        self._actor = Actor(hands.client, world.cache)
         self._children = Children(hands.client)
         self._states: dict[ObjectKey, ClusterState] = {}
 
@@ -81,14 +98,27 @@ class Reconciler:
             state.sized_at = None
 
     async def reconcile(self, key: ObjectKey) -> NextLook:
-        """One look. Raises `OperatorError`."""
+        """One look. Raises `OperatorError`, and whatever a defect raises after having told of it in the status."""
+        try:
+            return await self._look(key)
+        except OperatorError:
+            raise
+        except Exception as error:
+            # A status that goes on telling what was true before the defect would hide it for ever.
+            view, state = self._clusters.get(key), self._states.get(key)
+            if view is not None and state is not None:
+                with suppress(OperatorError):
+                    await self._reporter.report_defect(view, state, error)
+            raise
+
+    async def _look(self, key: ObjectKey) -> NextLook:
         view = self._clusters.get(key)
         if view is None or (view.is_deleting and not view.is_held):
             return self._forget(key)
         if not view.is_deleting and not view.is_held:
             # Before the first replica exists: from then on nothing but a drain ends it.
             view = await self._write_finalizers(view, (*view.finalizers, FINALIZER))
-            self._clusters.put(view)
+            self._clusters.refresh(view)
         state = self._state(view)
         self._read_spec(view, state)
         if view.is_deleting:
@@ -103,20 +133,27 @@ class Reconciler:
         """A cluster that exists and has a spec to act on."""
         observation = await self._observe(view, state, accepted)
         decision = decide(observation, state.memory)
+        if self._recorder is not None:
+            self._recorder.record(view.key, state.memory, observation, decision)
         state.memory, state.refusals = decision.memory, ()
         look = Look(view, state, accepted, observation, decision)
         await self._reporter.report(look)
         await self._settle_children(look)
-        acted = await self._act(view, observation.replicas, decision.actions, accepted)
+        scene = Scene(view, state, observation.replicas, accepted)
+        acted = await self._act(scene, decision.actions)
         state.refusals = tuple(uncreated.refusal for uncreated in acted.uncreated)
         return self._next_look(look, acted)
 
     async def _end(self, view: ClusterView, state: ClusterState) -> NextLook:
         """A cluster that is being deleted: drain its replicas, then let it go. The routers stay until the last."""
+        cache = self._world.cache
         if not self._world.engines(view.key, view.uid):
-            kept = tuple(name for name in view.finalizers if name != FINALIZER)
-            await self._write_finalizers(view, kept)
-            return self._forget(view.key)
+            # What the cache does not show may serve all the same, and nothing would hold it any more.
+            if not await cache.has_engines(view.key, view.uid):
+                kept = tuple(name for name in view.finalizers if name != FINALIZER)
+                await self._write_finalizers(view, kept)
+                return self._forget(view.key)
+            await cache.refresh(view.key)
         accepted = state.accepted
         names = accepted.gpu_resource_names if accepted else frozenset[str]()
         spec = accepted.spec if accepted else spec_for_deletion(view.manifest)
@@ -124,7 +161,7 @@ class Reconciler:
         outcome = plan_deletion(now=self._world.clock.now(), spec=spec, replicas=replicas)
         await self._reporter.report_deletion(view, state, deletion_status(spec, replicas))
         actions = outcome.actions if isinstance(outcome, Progress) else ()
-        await self._act(view, replicas, actions, None)
+        await self._act(Scene(view, state, replicas, None), actions)
         return NextLook(self._settings.follow_up_seconds)
 
     async def _observe(self, view: ClusterView, state: ClusterState, accepted: AcceptedSpec) -> Observation:
@@ -167,26 +204,61 @@ class Reconciler:
         pods = self._world.engines(view.key, view.uid)
         return frozenset(name for pod in pods for name in pod.config_maps)
 
-    async def _act(
-        self,
-        view: ClusterView,
-        replicas: tuple[Replica, ...],
-        actions: Sequence[Action],
-        accepted: AcceptedSpec | None,
-    ) -> Acted:
-        key = view.key
-        fleet = Fleet(key.namespace, key.name, view.uid, replicas, self._world.clock.now())
-        acted = await self._actor.carry_out(actions, fleet, accepted)
-        unadopted = await self._actor.adopt(fleet, accepted.spec) if accepted is not None else ()
-        await self._reporter.refused(view, (*acted.refused, *unadopted))
+    async def _act(self, scene: Scene, actions: Sequence[Action]) -> Acted:
+        """Carry out what may be, and tell what came of it."""
+        view, waits = scene.view, scene.state.waits
+        acted = await self._carry_out(scene, actions)
+        now = self._world.clock.monotonic()
+        for action in acted.done:
+            if not isinstance(action, Create):
+                waits.forget(target_of(action))
+        for refused in acted.refused:
+            if not isinstance(refused.error, Conflict):
+                waits.wait(refused.target, now)
+        await self._reporter.refused(view, [refused.error for refused in acted.refused])
         for uncreated in acted.uncreated:
             self._reporter.count_refused(uncreated.error)
         for event in acted.events:
             await self._reporter.tell(view, event)
         # Also 0: the series is there from the start, so that the first forced drain is an increase.
         forced = sum(isinstance(action, Delete) and action.forced for action in acted.done)
-        self._metrics.forced_drains.labels(key.namespace, key.name).inc(forced)
+        self._metrics.forced_drains.labels(view.key.namespace, view.key.name).inc(forced)
         return acted
+
+    async def _carry_out(self, scene: Scene, actions: Sequence[Action]) -> Acted:
+        """Only on Pods that are known to be as they were seen. Raises `ApiUnavailable`, `Forbidden`."""
+        state, cache, key, clock = scene.state, self._world.cache, scene.view.key, self._world.clock
+        state.waits.keep_only({replica.uid for replica in scene.replicas})
+        fleet = Fleet(
+            key.namespace, key.name, scene.view.uid, scene.replicas, clock.now(), dict(state.versions)
+        )
+        spec = scene.accepted.spec if scene.accepted is not None else None
+
+        def is_due(target: Target) -> bool:
+            return not state.waits.is_waiting(target, clock.monotonic())
+
+        due = [action for action in actions if isinstance(action, Create) or is_due(target_of(action))]
+        missing = missing_notes(fleet, spec, state.sightings.odd_fences)
+        notes = [note for note in missing if is_due(note.target)]
+        if not due and not notes:
+            return Acted()
+        if not cache.is_synced(key.namespace):
+            _logger.debug(
+                "nothing is done while Pods cannot be watched",
+                extra={"cluster": f"{key.namespace}/{key.name}"},
+            )
+            return Acted(is_put_off=True)
+        if not state.is_confirmed:
+            is_other = await cache.refresh(key)
+            state.is_confirmed = True
+            if is_other:
+                return Acted(is_put_off=True)
+        # Until every answer is there: after an outage nobody knows what was written.
+        state.is_confirmed = False
+        acted = await self._actor.carry_out(due, fleet, scene.accepted)
+        unnoted = await self._actor.note(notes, fleet)
+        state.is_confirmed = True
+        return replace(acted, refused=(*acted.refused, *unnoted))
 
     def _next_look(self, look: Look, acted: Acted) -> NextLook:
         """Soon while a drain waits for routers, who tell only when asked; starting replicas wake by themselves."""
@@ -194,8 +266,8 @@ class Reconciler:
             replica.fenced_at is not None and replica.lifecycle is not Lifecycle.TERMINATING
             for replica in look.observation.replicas
         )
-        has_moved = bool(acted.done) or any(isinstance(error, Conflict) for error in acted.refused)
-        if is_draining or has_moved or acted.uncreated:
+        has_moved = bool(acted.done) or any(isinstance(item.error, Conflict) for item in acted.refused)
+        if is_draining or has_moved or acted.uncreated or acted.is_put_off:
             return NextLook(self._settings.follow_up_seconds)
         clock, interval = self._world.clock, look.accepted.spec.interval_seconds
         sized_at, now = look.state.sized_at, clock.now()
@@ -229,15 +301,28 @@ class Reconciler:
         """Take in a new generation. One that is wrong leaves the last good one in force."""
         if state.generation == view.generation:
             return
-        state.generation = view.generation
         try:
             state.accepted = accept(parse_cluster(view.manifest), self._settings.platform)
         except SpecError as error:
             state.refused = error
-            about = {"cluster": f"{view.key.namespace}/{view.key.name}", "error": str(error)}
-            _logger.warning("spec refused", extra=about | {"generation": view.generation})
+        except Exception as error:
+            # Boundary: a defect that one spec meets must not take the last good one out of force.
+            _logger.exception(
+                "spec cannot be read by a defect", extra={"cluster": f"{view.key.namespace}/{view.key.name}"}
+            )
+            state.refused = SpecError(
+                field="spec",
+                value=f"generation {view.generation}",
+                rule=f"the operator fails at it by a defect of its own ({type(error).__name__})",
+                advice="change what is new in it, and report the defect with the operator's log",
+            )
         else:
             state.refused = None
+        if state.refused is not None:
+            about = {"cluster": f"{view.key.namespace}/{view.key.name}", "error": str(state.refused)}
+            _logger.warning("spec refused", extra=about | {"generation": view.generation})
+        # Only now: reading is deterministic, and is not repeated before the next generation.
+        state.generation = view.generation
         # Other bounds and other children: both are looked at in full, at once.
         state.sized_at = None
         state.children.distrust()

@@ -25,6 +25,7 @@ from inferencecluster.core.status import (
 )
 
 INVALID_SPEC: Final = "InvalidSpec"
+INTERNAL_ERROR: Final = "InternalError"
 
 _WORRYING: Final = {
     ConditionType.READY: ConditionStatus.FALSE,
@@ -97,6 +98,33 @@ def build_stalled_status(
             "observed_generation": generation,
             "conditions": merge_conditions(conditions, previous, generation=generation, now=now),
         }
+    )
+
+
+def build_defect_status(
+    error: Exception,
+    previous: api.InferenceClusterStatus | None,
+    *,
+    generation: int,
+    now: float,
+) -> api.InferenceClusterStatus:
+    """The status while a defect of ours ends every look: nobody knows how the cluster is, all else is as last told."""
+    told = previous or api.InferenceClusterStatus()
+    conditions = merge_conditions(defect_conditions(error), previous, generation=generation, now=now)
+    named = {condition.type for condition in conditions}
+    kept = (condition for condition in told.conditions if condition.type not in named)
+    return told.model_copy(update={"conditions": (*conditions, *kept)})
+
+
+def defect_conditions(error: Exception) -> tuple[Condition, ...]:
+    """Conditions of a cluster whose look was ended by a defect. Equal from look to look."""
+    message = (
+        f"the operator failed at this cluster by a defect of its own ({type(error).__name__}) and tries again; "
+        "existing replicas keep serving: report it with the operator's log"
+    )
+    return (
+        Condition(ConditionType.READY, ConditionStatus.UNKNOWN, INTERNAL_ERROR, message),
+        Condition(ConditionType.STALLED, ConditionStatus.UNKNOWN, INTERNAL_ERROR, message),
     )
 
 
@@ -183,7 +211,10 @@ def events_of(
     known = {condition.type: condition.reason for condition in previous.conditions} if previous else {}
     for condition in status.conditions:
         if known.get(condition.type) != condition.reason:
-            is_worrying = _WORRYING.get(ConditionType(condition.type)) is condition.status
+            is_worrying = (
+                _WORRYING.get(ConditionType(condition.type)) is condition.status
+                or condition.reason == INTERNAL_ERROR
+            )
             kind = EventType.WARNING if is_worrying else EventType.NORMAL
             message = f"{condition.type} is {condition.status.value}: {condition.message}"
             events.append(Event(kind, condition.reason, message))

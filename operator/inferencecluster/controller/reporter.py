@@ -18,8 +18,10 @@ from inferencecluster.controller.events import Event, EventReason, EventRecorder
 from inferencecluster.controller.metrics import OperatorMetrics
 from inferencecluster.controller.report import (
     Report,
+    build_defect_status,
     build_stalled_status,
     build_status,
+    defect_conditions,
     endpoint_of,
     events_of,
     invalid_spec_conditions,
@@ -103,6 +105,12 @@ class Reporter:
         status = build_stalled_status(error, state.status, generation=view.generation, now=self._clock.now())
         await self._publish(view, state, status, (), thorough=True)
 
+    async def report_defect(self, view: ClusterView, state: ClusterState, error: Exception) -> None:
+        """For a cluster at which a look was ended by a defect. Raises `ApiUnavailable`."""
+        self._metrics.conditions(view.key, defect_conditions(error))
+        status = build_defect_status(error, state.status, generation=view.generation, now=self._clock.now())
+        await self._publish(view, state, status, (), thorough=True)
+
     async def report_deletion(self, view: ClusterView, state: ClusterState, core: ClusterStatus) -> None:
         """For a cluster that drains to its end. Raises `ApiUnavailable`."""
         now, told = self._clock.now(), state.status
@@ -155,7 +163,7 @@ class Reporter:
     async def _write(self, view: ClusterView, state: ClusterState, status: InferenceClusterStatus) -> None:
         body = status_manifest(view.key.name, view.key.namespace, view.uid, status)
         written = cluster_view(await self._client.apply_status(body))
-        self._clusters.put(written)
+        self._clusters.refresh(written)
         state.status = status
         state.seen_version = written.resource_version
 

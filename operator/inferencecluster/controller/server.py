@@ -10,7 +10,7 @@ from aiohttp import web
 
 from inferencecluster.adapters.informer import ObjectKey
 from inferencecluster.adapters.pods import EnginePod, PodIndex
-from inferencecluster.api.names import ENGINE_PORT, OPERATOR_HTTP_PORT, ROUTER_PORT
+from inferencecluster.api.names import ENGINE_PORT, OPERATOR_HTTP_PORT, ROUTER_ADMIN_PORT
 from inferencecluster.controller.metrics import CONTENT_TYPE, OperatorMetrics
 
 ENGINE_METRICS_PATHS: Final = ("/prometheus/metrics", "/dcgm/metrics")
@@ -67,7 +67,7 @@ def scrape_targets(pods: PodIndex, operators: Iterable[tuple[str, str]]) -> list
         for router in pods.routers(key):
             if router.address and router.running:
                 labels = _labels(key, component="router", pod=router.name)
-                targets.append(_target(router.address, ROUTER_PORT, "/metrics", labels))
+                targets.append(_target(router.address, ROUTER_ADMIN_PORT, "/metrics", labels))
         for engine in pods.engines(key):
             targets += _engine_targets(key, engine)
     for name, address in operators:

@@ -50,6 +50,10 @@ class Settings:
     """IC_FOLLOW_UP_SECONDS: time between two looks while something starts or drains."""
     resync_seconds: float
     """IC_RESYNC_SECONDS: children are compared in full at least this often, changed or not."""
+    record_file: str
+    """IC_RECORD_FILE: every look is recorded there for `kubectl-ic replay`. Empty means that nothing is."""
+    record_megabytes: int
+    """IC_RECORD_MEGABYTES: size of that file; the one before it, `FILE.1`, is kept, too."""
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -77,6 +81,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         debounce_seconds=values.number("IC_DEBOUNCE_SECONDS", 0.1, least=0, most=10),
         follow_up_seconds=values.number("IC_FOLLOW_UP_SECONDS", 1.0, least=0.1, most=60),
         resync_seconds=values.number("IC_RESYNC_SECONDS", 600.0, least=1, most=86_400),
+        record_file=values.text("IC_RECORD_FILE"),
+        record_megabytes=int(values.number("IC_RECORD_MEGABYTES", 64, least=1, most=65_536)),
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from inferencecluster.adapters.routers import Look
 from inferencecluster.api.status import InferenceClusterStatus
 from inferencecluster.controller.accepted import AcceptedSpec
+from inferencecluster.controller.sightings import Sightings
 from inferencecluster.core.decision import Memory
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
@@ -26,6 +28,36 @@ class Retry:
 
 
 @dataclass(slots=True)
+class Waits:
+    """Growing waits after writes that were refused, by what was to be written."""
+
+    _retries: dict[tuple[str, str], Retry] = field(default_factory=dict)
+
+    def is_waiting(self, key: tuple[str, str], now: float) -> bool:
+        """A write was refused, and its wait is not over."""
+        retry = self._retries.get(key)
+        return retry is not None and now < retry.at
+
+    def wait(self, key: tuple[str, str], now: float) -> None:
+        """A write was refused: the next one comes after a longer wait than this one."""
+        before = self._retries.get(key)
+        seconds = next_refusal_seconds(before.seconds if before is not None else 0.0)
+        self._retries[key] = Retry(now + seconds, seconds)
+
+    def forget(self, key: tuple[str, str]) -> None:
+        """A write was taken."""
+        self._retries.pop(key, None)
+
+    def clear(self) -> None:
+        """Try everything again."""
+        self._retries.clear()
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Forget what does not exist any more; `names` are the second parts of keys."""
+        self._retries = {key: retry for key, retry in self._retries.items() if key[1] in names}
+
+
+@dataclass(slots=True)
 class ChildMemo:
     """Which children are known to be as rendered, so that a look at rest reads and writes nothing."""
 
@@ -33,7 +65,7 @@ class ChildMemo:
     """(kind, name) -> digest of the manifest that the API server was last seen to hold."""
     foreign: set[tuple[str, str]] = field(default_factory=set)
     """Names that somebody else's objects have taken."""
-    refused: dict[tuple[str, str], Retry] = field(default_factory=dict)
+    waits: Waits = field(default_factory=Waits)
     """Children that the API server would not write."""
     pool_counts: dict[PoolName, tuple[int, int]] = field(default_factory=dict)
     """EnginePool status as last written or read: replicas and ready replicas."""
@@ -45,17 +77,6 @@ class ChildMemo:
     is_collection_due: bool = False
     """The last look compared everything; the next one deletes what is not needed any more."""
 
-    def is_waiting(self, key: tuple[str, str], now: float) -> bool:
-        """A write of the child was refused, and its wait is not over."""
-        retry = self.refused.get(key)
-        return retry is not None and now < retry.at
-
-    def wait(self, key: tuple[str, str], now: float) -> None:
-        """A write of the child was refused: the next one comes after a longer wait than this one."""
-        before = self.refused.get(key)
-        seconds = next_refusal_seconds(before.seconds if before is not None else 0.0)
-        self.refused[key] = Retry(now + seconds, seconds)
-
     def distrust_one(self, kind: str, name: str) -> None:
         """One child changed: compare it at the next look."""
         self.settled.pop((kind, name), None)
@@ -65,7 +86,7 @@ class ChildMemo:
         """Anything may have changed: compare everything at the next look."""
         self.settled.clear()
         self.foreign.clear()
-        self.refused.clear()
+        self.waits.clear()
         self.pool_counts.clear()
         self.checked_at = None
 
@@ -88,8 +109,14 @@ class ClusterState:
     """The newest generation that was read."""
     look: Look | None = None
     metrics: MetricsSample | Missing = Missing("NotAskedYet")
-    ready_since: dict[str, float] = field(default_factory=dict)
-    """Replica uid -> first readiness: the Pod itself only tells the latest."""
+    sightings: Sightings = field(default_factory=Sightings)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Replica uid -> resource version of its Pod at the last look: what that decides on has to be still so."""
+    is_confirmed: bool = False
+    """The Pods known of the cluster were compared with the API server's since this process last did not know what
+    became of a write, its first look included: another process may have written until a moment ago."""
+    waits: Waits = field(default_factory=Waits)
+    """Writes to Pods, by kind of write and uid, that the API server refused."""
     children: ChildMemo = field(default_factory=ChildMemo)
     sized_at: float | None = None
     """Monotonic time of the last sizing tick."""

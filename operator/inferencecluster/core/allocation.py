@@ -2,7 +2,8 @@
 
 Per pool, in this order; the last step that changed the size is what it is `limited_by`:
 
-    tolerance       a wish within 10 % of the present size changes nothing
+    tolerance       a need that is rounded up to the present size give or take 10 % of it changes nothing: 3 replicas
+                    stay for needs of 1.7 to 3.3
     metrics         without every source no pool shrinks; without any, sizes hold
     stabilization   the HPA's windows                   (`stabilization`)
     behavior        the HPA's rate limits
@@ -46,7 +47,7 @@ from inferencecluster.core.spec import ClusterSpec, PoolSpec, ScalingMode
 from inferencecluster.core.stabilization import PoolHistory, rate_limited, stabilized
 
 TOLERANCE_PERCENT: Final = 10
-"""The HPA's default tolerance, in whole numbers: 11 of 10 replicas is inside it."""
+"""The HPA's default tolerance, taken of the need before it is rounded: 10 replicas carry a need of 11, and 2 of 2.2."""
 
 BASE: Final = (PoolName.PREFILL, PoolName.DECODE)
 ALL: Final = (PoolName.PREFILL, PoolName.DECODE, PoolName.MIXED)
@@ -199,7 +200,9 @@ def _wanted(request: AllocationRequest, name: PoolName, size: int) -> Wanted:
     """What sizing wants, or the present size while demand is missing."""
     if isinstance(request.wanted, Missing):
         unknown = request.wanted.message or request.wanted.reason
-        return Wanted(name, size, request.wanted.reason, f"{request.asked_by} is unknown ({unknown})", ())
+        return Wanted(
+            name, size, request.wanted.reason, f"{request.asked_by} is unknown ({unknown})", (), float(size)
+        )
     return request.wanted[ALL.index(name)]
 
 
@@ -207,12 +210,20 @@ def _recommendation(request: AllocationRequest, wanted: Wanted, size: int) -> tu
     """What this decision recommends, and why it is not what sizing wants (or empty)."""
     if wanted.replicas < size and not request.shrink_allowed:
         return size, "metrics"
-    if (
-        request.spec.mode in SIZED_BY_DEMAND
-        and 0 < abs(wanted.replicas - size) * 100 <= size * TOLERANCE_PERCENT
-    ):
+    is_other = wanted.replicas != size
+    if is_other and request.spec.mode in SIZED_BY_DEMAND and _is_tolerable(wanted.need, size):
         return size, "tolerance"
     return wanted.replicas, ""
+
+
+def _is_tolerable(need: float, size: int) -> bool:
+    """`size` is right for needs above `size - 1` and up to `size`; the tolerance, a part of `size`, widens that.
+
+    Looking at whole replicas would leave a pool of less than ten without any tolerance: a need that wavers around a
+    whole number would change its size again and again.
+    """
+    tolerance = size * TOLERANCE_PERCENT / 100
+    return need > 0 and size - 1 - tolerance < need <= size + tolerance
 
 
 def _trade_seconds(spec: ClusterSpec) -> float:

@@ -262,7 +262,9 @@ def _asked(
 
 
 def _wanted(sizes: Mapping[PoolName, int], reason: str, message: str) -> tuple[Wanted, Wanted, Wanted]:
-    prefill, decode, mixed = (Wanted(name, sizes[name], reason, message, ()) for name in PoolName)
+    prefill, decode, mixed = (
+        Wanted(name, sizes[name], reason, message, (), float(sizes[name])) for name in PoolName
+    )
     return prefill, decode, mixed
 
 

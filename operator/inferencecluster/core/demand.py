@@ -243,11 +243,12 @@ def _boots(known: tuple[Boot, ...], observation: Observation) -> tuple[Boot, ...
     """The latest boots; a replica that is seen again changes nothing."""
     boots = {boot.uid: boot for boot in known}
     for replica in observation.replicas:
-        if replica.ready_at is not None:
-            seconds = replica.ready_at - replica.created_at
-            # Beyond its deadline a replica is given up: what came up later is no boot to plan with.
-            bounded = min(max(seconds, 0.0), observation.spec.startup_deadline_seconds)
-            boots[replica.uid] = Boot(replica.uid, replica.ready_at, bounded)
+        if replica.ready_at is None or not replica.boot_seen:
+            continue
+        seconds = max(replica.ready_at - replica.created_at, 0.0)
+        # At its deadline a replica is given up: what came up later is no boot to plan with, or no boot at all.
+        if seconds < observation.spec.startup_deadline_seconds:
+            boots[replica.uid] = Boot(replica.uid, replica.ready_at, seconds)
     return tuple(sorted(boots.values(), key=lambda boot: (boot.ready_at, boot.uid))[-BOOTS_KEPT:])
 
 

@@ -73,6 +73,10 @@ class Replica:
     """When it first became ready (None: never yet)."""
     fenced_at: float | None = None
     """When the operator asked for the fence (annotation on the Pod), else None."""
+    fence_seen_at: float | None = None
+    """Since when the observer has seen this fence itself; None where it need not be told from `fenced_at`."""
+    boot_seen: bool = True
+    """False where the observer did not see the replica become ready: `ready_at` may be a later readiness than its first."""
     fence_reason: str = ""
     node: str | None = None
     failure: str = ""

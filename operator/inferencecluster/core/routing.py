@@ -48,6 +48,8 @@ class ReplicaView:
     """Requests in their token phase, or on their way to it."""
     mixed_requests: int
     """Requests served whole here."""
+    model: str = ""
+    """The name that it answers to, one for all replicas of a revision; empty where it is not known."""
 
     @property
     def borrowed(self) -> bool:
@@ -70,6 +72,8 @@ class RoutingRequest:
     """Names of replicas that failed this request already."""
     whole: bool = False
     """It cannot be split into phases: several prompts, or several answers to one."""
+    model: str | None = None
+    """Only revisions that answer to this name, or whose name is not known, may serve it; None: all may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +123,16 @@ class Hold:
 
 Decision = Disaggregated | Whole | Hold
 
-_PREFILL_KEY = tuple[bool, int, str]
+_PREFILL_KEY = tuple[bool, int, float, str]
 _DECODE_KEY = tuple[bool, float, int, str]
 _BORROWED: Final = (True,)
 """Sorts in front of every borrowed replica and behind all others."""
 
 
 def _prefill_key(view: ReplicaView) -> _PREFILL_KEY:
-    return (view.borrowed, view.pending_prefill_tokens, view.name)
+    # Mixed replicas decode what they prefill: with equal queues the one with the most memory left goes first.
+    decoding = view.kv_share if view.home is PoolName.MIXED else 0.0
+    return (view.borrowed, view.pending_prefill_tokens, decoding, view.name)
 
 
 def _decode_key(view: ReplicaView) -> _DECODE_KEY:
@@ -172,7 +178,8 @@ class Fleet:
         self._views: dict[str, ReplicaView] = {}
         self._buckets: dict[tuple[str, PoolName], _Bucket] = {}
         self._revisions: list[str] = []
-        self._serving = 0
+        self._models: dict[str, str] = {}  # by revision, where known
+        self._revisions_for: dict[str, list[str]] = {}  # by model, until revisions come or go
         for view in views:
             self.put(view)
 
@@ -195,6 +202,7 @@ class Fleet:
             and view.serving
             and known.home is view.home
             and known.revision == view.revision
+            and known.model == view.model
         ):
             self._views[view.name] = view
             self._buckets[view.revision, view.home].replace(view)
@@ -203,11 +211,13 @@ class Fleet:
         self._views[view.name] = view
         if not view.serving:
             return
-        self._serving += 1
         key = (view.revision, view.home)
+        if view.model and self._models.get(view.revision) != view.model:
+            self._models[view.revision] = view.model
+            self._revisions_for.clear()
         if key not in self._buckets:
             self._buckets[key] = _Bucket()
-            self._revisions = sorted({revision for revision, _ in self._buckets})
+            self._see_revisions()
         self._buckets[key].add(view)
 
     def remove(self, name: str) -> None:
@@ -215,25 +225,46 @@ class Fleet:
         view = self._views.pop(name, None)
         if view is None or not view.serving:
             return
-        self._serving -= 1
         key = (view.revision, view.home)
         bucket = self._buckets[key]
         bucket.discard(name)
         if not bucket.by_pending:
             # Revisions come and go with rollouts: an emptied bucket must not stay for ever.
             del self._buckets[key]
-            self._revisions = sorted({revision for revision, _ in self._buckets})
+            self._see_revisions()
 
     @property
     def revisions(self) -> list[str]:
         """Revisions of the serving replicas, in order."""
         return self._revisions
 
-    def serves(self, excluded: frozenset[str]) -> bool:
-        """Some replica serves that is not excluded."""
+    @property
+    def models(self) -> frozenset[str]:
+        """The names to which serving replicas answer, as far as they are known."""
+        return frozenset(self._models.values())
+
+    def revisions_for(self, model: str | None) -> list[str]:
+        """Those of `revisions` that may serve requests for `model`."""
+        if model is None:
+            return self._revisions
+        found = self._revisions_for.get(model)
+        if found is None:
+            able = [name for name in self._revisions if self._models.get(name, model) == model]
+            found = self._revisions_for[model] = able
+        return found
+
+    def serves(self, excluded: frozenset[str], model: str | None = None) -> bool:
+        """Some replica serves `model` that is not excluded."""
+        revisions = self.revisions_for(model)
         if not excluded:
-            return self._serving > 0
-        return any(view.serving and view.name not in excluded for view in self)
+            return bool(revisions)
+        return any(v.serving and v.name not in excluded and v.revision in revisions for v in self)
+
+    def _see_revisions(self) -> None:
+        """Revisions have come or gone."""
+        self._revisions = sorted({revision for revision, _ in self._buckets})
+        self._models = {name: model for name, model in self._models.items() if name in self._revisions}
+        self._revisions_for.clear()
 
     def shortest_queue(self, home: PoolName, revision: str) -> Iterator[ReplicaView]:
         """Serving replicas of one pool and revision by pending tokens; borrowed ones last."""
@@ -288,7 +319,7 @@ class _Rooms:
 def route(request: RoutingRequest, fleet: Fleet, policy: RoutingPolicy) -> Decision:
     """Where to send a request now. Equal fleets give equal decisions: ties go to the name that sorts first."""
     rooms = _Rooms(request, policy)
-    own = [_own_pools(fleet, revision, rooms) for revision in fleet.revisions]
+    own = [_own_pools(fleet, revision, rooms) for revision in fleet.revisions_for(request.model)]
     return (
         (None if request.whole else _best_pair(own))
         or _best_mixed(fleet, rooms)
@@ -334,7 +365,7 @@ def _best_pair(own: Iterable[_OwnPools]) -> Disaggregated | None:
 def _best_mixed(fleet: Fleet, rooms: _Rooms) -> Whole | None:
     found = [
         _prefill_key(view)
-        for revision in fleet.revisions
+        for revision in fleet.revisions_for(rooms.request.model)
         if (view := _with_room(fleet.shortest_queue(PoolName.MIXED, revision), rooms))
     ]
     return Whole(min(found)[-1], borrowed=False) if found else None
@@ -346,7 +377,7 @@ def _best_borrowed(fleet: Fleet, rooms: _Rooms) -> Whole | None:
     """
     found = [
         (not view.borrowed, view.kv_share, view.pending_prefill_tokens, view.name)
-        for revision in fleet.revisions
+        for revision in fleet.revisions_for(rooms.request.model)
         for home in (PoolName.DECODE, PoolName.PREFILL)
         if (view := _with_room(fleet.to_borrow(home, revision), rooms))
     ]
@@ -359,7 +390,7 @@ def _with_room(views: Iterator[ReplicaView], rooms: _Rooms) -> ReplicaView | Non
 
 
 def _why_held(fleet: Fleet, own: Iterable[_OwnPools], request: RoutingRequest) -> HoldReason:
-    if not fleet.serves(request.excluded):
+    if not fleet.serves(request.excluded, request.model):
         return HoldReason.NO_REPLICA
     found = list(own)
     if any(pools.decode for pools in found):

@@ -60,6 +60,8 @@ class Wanted:
     message: str
     inputs: tuple[tuple[str, float], ...]
     """Name and value of everything that was weighed, in a fixed order."""
+    need: float
+    """`replicas` before it was rounded up to a whole number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +216,11 @@ def _size_mixed(spec: ClusterSpec, demand: Demand, base: tuple[int, int]) -> Wan
     largest = max(needs, key=lambda need: need.replicas)
     size = math.floor(largest.replicas + BURST_SHARE)
     if size == 0:
-        return Wanted(pool.name, 0, "NoBurst", "prefill and decode carry the bursts that are likely", inputs)
-    return Wanted(pool.name, size, largest.reason, largest.message, inputs)
+        message = "prefill and decode carry the bursts that are likely"
+        return Wanted(pool.name, 0, "NoBurst", message, inputs, 0.0)
+    return Wanted(
+        pool.name, size, largest.reason, largest.message, inputs, largest.replicas + BURST_SHARE - 1
+    )
 
 
 def _size_alone(spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...]) -> Wanted:
@@ -255,12 +260,13 @@ def _largest(pool: PoolSpec, needs: list[Need], inputs: tuple[tuple[str, float],
     """The largest need, rounded up; of equal ones the first, which is the model's."""
     largest = max(needs, key=lambda need: need.replicas)
     if largest.replicas <= 0:
-        return Wanted(pool.name, 0, "NoDemand", "nothing arrives, waits or decodes", inputs)
-    return Wanted(pool.name, math.ceil(largest.replicas - ROUNDING), largest.reason, largest.message, inputs)
+        return Wanted(pool.name, 0, "NoDemand", "nothing arrives, waits or decodes", inputs, 0.0)
+    size = math.ceil(largest.replicas - ROUNDING)
+    return Wanted(pool.name, size, largest.reason, largest.message, inputs, largest.replicas)
 
 
 def _switched_off(pool: PoolSpec) -> Wanted:
-    return Wanted(pool.name, 0, POOL_OFF, "maxReplicas is 0: the mixed pool carries this phase", ())
+    return Wanted(pool.name, 0, POOL_OFF, "maxReplicas is 0: the mixed pool carries this phase", (), 0.0)
 
 
 def _ttft(spec: ClusterSpec, demand: Demand, performance: PerformanceModel) -> Latency:

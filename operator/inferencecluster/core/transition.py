@@ -40,6 +40,10 @@ BELOW_TARGET: Final = "BelowTarget"
 WANTED_AGAIN: Final = "WantedAgain"
 DRAIN_DEADLINE: Final = "DrainDeadline"
 
+FENCE_SEEN_SECONDS: Final = 60.0
+"""A new leader asks the routers for so long before it cuts a drain: its clock may be ahead of the one that wrote the
+fence, and a minute is enough for a drained replica to be told so. Every later restart costs a minute more at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class TransitionRequest:
@@ -156,7 +160,7 @@ def _drains(request: TransitionRequest) -> tuple[Delete | Unfence, ...]:
         and replica.lifecycle not in (Lifecycle.TERMINATING, Lifecycle.FAILED)
     ]
     for fenced_at, replica in sorted(fenced, key=lambda item: (-item[0], ordinal_of(item[1]))):
-        overdue = request.now >= drain_deadline(fenced_at, request.spec)
+        overdue = _is_overdue(replica, fenced_at, request)
         if wanted[replica.home] > 0 and not overdue and _may_return(replica, request):
             wanted[replica.home] -= 1
             actions.append(Unfence(replica.name, replica.uid, WANTED_AGAIN))
@@ -165,6 +169,14 @@ def _drains(request: TransitionRequest) -> tuple[Delete | Unfence, ...]:
         elif overdue:
             actions.append(Delete(replica.name, replica.uid, DRAIN_DEADLINE, forced=True))
     return tuple(actions)
+
+
+def _is_overdue(replica: Replica, fenced_at: float, request: TransitionRequest) -> bool:
+    """Its deadline has passed, and not only by the clock of a process that has just met the fence."""
+    if request.now < drain_deadline(fenced_at, request.spec):
+        return False
+    least = min(FENCE_SEEN_SECONDS, request.spec.drain_deadline_seconds)
+    return replica.fence_seen_at is None or request.now - replica.fence_seen_at >= least
 
 
 def _may_return(replica: Replica, request: TransitionRequest) -> bool:

@@ -7,8 +7,10 @@ from typing import Final, assert_never
 
 from inferencecluster.api.engine import Backend, Engine
 from inferencecluster.api.names import (
+    ANNOTATION_ENGINE_VERSION,
     ANNOTATION_KV_CAPACITY,
     ANNOTATION_MAX_BATCH,
+    ANNOTATION_SERVED_NAME,
     ANNOTATION_TEMPLATE,
     COMPONENT_ENGINE,
     ENGINE_PORT,
@@ -25,6 +27,7 @@ from inferencecluster.render.manifest import Manifest, component_labels, object_
 from inferencecluster.render.placement import placement
 from inferencecluster.render.resources import container_resources
 from inferencecluster.render.tensorrt import TOKEN_VARIABLE, tensorrt_engine
+from inferencecluster.render.trtllm.shape import configured_version
 
 DRAINED_GRACE_SECONDS: Final = 5
 """`gracePeriodSeconds` for deleting a replica that is fenced and idle: it need not sit out its preStop wait.
@@ -61,12 +64,15 @@ def render_replica(context: PoolContext, *, ordinal: int) -> Manifest:
     Raises `SpecError` for a spec that the engine could not start with.
     """
     engine = _engine(context)
+    spec = context.cluster.spec
     labels = {**context.pool_spec.labels, **engine.labels, **_labels(context)}
     annotations = {
         **context.pool_spec.annotations,
         ANNOTATION_TEMPLATE: template_of(context.pool_spec),
         ANNOTATION_KV_CAPACITY: str(context.performance.kv_capacity_tokens),
         ANNOTATION_MAX_BATCH: str(context.performance.max_batch_size),
+        ANNOTATION_ENGINE_VERSION: str(configured_version(spec.engine)),
+        ANNOTATION_SERVED_NAME: spec.model.served_name or spec.model.source,
     }
     return {
         "apiVersion": "v1",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from inferencecluster.api.inferencecluster import InferenceCluster
-from inferencecluster.api.names import COMPONENT_ROUTER, ROUTER_PORT
+from inferencecluster.api.names import COMPONENT_ROUTER, ROUTER_ADMIN_PORT, ROUTER_PORT
 from inferencecluster.render.context import Platform
 from inferencecluster.render.manifest import Manifest, component_labels, object_metadata, selector_labels
 from inferencecluster.render.resources import container_resources
@@ -13,6 +13,7 @@ from inferencecluster.render.security import RESTRICTED_CONTAINER, RESTRICTED_PO
 
 _SERVICE_PORT: Final = 80
 _PORT_NAME: Final = "http"
+_ADMIN_PORT_NAME: Final = "admin"
 _NOTICE_SECONDS: Final = 5
 """Until kube-proxy and load balancers have dropped the endpoint; the router accepts requests meanwhile."""
 _ENDING_SECONDS: Final = 60
@@ -155,16 +156,20 @@ def _container(cluster: InferenceCluster, platform: Platform) -> Manifest:
             {"name": "IC_CLUSTER", "value": cluster.metadata.name},
             {"name": "IC_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
         ],
-        "ports": [{"name": _PORT_NAME, "containerPort": ROUTER_PORT}],
+        "ports": [
+            {"name": _PORT_NAME, "containerPort": ROUTER_PORT},
+            # In no Service: clients have no business with what the operator and Prometheus read.
+            {"name": _ADMIN_PORT_NAME, "containerPort": ROUTER_ADMIN_PORT},
+        ],
         "resources": container_resources(cluster.spec.router.resources, defaults=_REQUESTS, devices={}),
         "readinessProbe": {
-            "httpGet": {"path": "/readyz", "port": _PORT_NAME},
+            "httpGet": {"path": "/readyz", "port": _ADMIN_PORT_NAME},
             "periodSeconds": 2,
             "timeoutSeconds": 2,
             "failureThreshold": 2,
         },
         "livenessProbe": {
-            "httpGet": {"path": "/healthz", "port": _PORT_NAME},
+            "httpGet": {"path": "/healthz", "port": _ADMIN_PORT_NAME},
             "periodSeconds": 10,
             "timeoutSeconds": 5,
             "failureThreshold": 6,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from aiohttp import web
@@ -64,10 +64,13 @@ def event(document: Mapping[str, Any]) -> bytes:
     return b"data: " + compact_json(document) + b"\n\n"
 
 
-def models_document(model: str, *, created: int) -> dict[str, Any]:
+def models_document(models: Iterable[str], *, created: int) -> dict[str, Any]:
     """Answer of `/v1/models`; `created` is Unix seconds."""
-    entry = {"id": model, "object": "model", "created": created, "owned_by": "inferencecluster"}
-    return {"object": "list", "data": [entry]}
+    entries = [
+        {"id": model, "object": "model", "created": created, "owned_by": "inferencecluster"}
+        for model in models
+    ]
+    return {"object": "list", "data": entries}
 
 
 def finished_stream(request: CompletionRequest, document: Mapping[str, Any]) -> bytes:

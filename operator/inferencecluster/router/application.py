@@ -1,4 +1,4 @@
-"""The router's HTTP surface: OpenAI's API for clients; health, state and metrics for the platform."""
+"""The router's HTTP surface: OpenAI's API for clients; state and metrics, on a port of their own, for the platform."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from inferencecluster.router.answers import error_response, json_response, models_document
-from inferencecluster.router.completion_request import CompletionRequest, Endpoint, parse_request
+from inferencecluster.router.bodies import BodyReader
+from inferencecluster.router.completion_request import Endpoint, parse_request
+from inferencecluster.router.delivery import deliver
 from inferencecluster.router.errors import (
     CapacityError,
     ClientGone,
@@ -49,7 +51,7 @@ class Standing:
     closed: bool = False
     """The notice is over: nothing new is accepted."""
     active: int = 0
-    """Requests for tokens that are being answered."""
+    """Requests for tokens whose answers have not been sent yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,26 +71,31 @@ class Surroundings:
 class Api:
     """The handlers."""
 
-    def __init__(self, services: Services, surroundings: Surroundings, *, instance: str) -> None:
+    def __init__(
+        self, services: Services, surroundings: Surroundings, bodies: BodyReader, *, instance: str
+    ) -> None:
         self._services = services
+        self._bodies = bodies
         self._surroundings = surroundings
         self._standing = surroundings.standing
         self._request_ids = (f"{instance}-{number}" for number in itertools.count(1))
 
-    def application(self, *, max_body_bytes: int) -> web.Application:
-        """All routes."""
-        application = web.Application(client_max_size=max_body_bytes, middlewares=[_openai_errors])
-        application.add_routes(
-            [
-                web.post(Endpoint.COMPLETIONS.value, self._completions),
-                web.post(Endpoint.CHAT.value, self._chat_completions),
-                web.get("/v1/models", self._models),
-                web.get("/healthz", self._healthz),
-                web.get("/readyz", self._readyz),
-                web.get("/state", self._state),
-                web.get("/metrics", self._metrics),
-            ]
+    def client_application(self) -> web.Application:
+        """What clients reach."""
+        return self._application(
+            web.post(Endpoint.COMPLETIONS.value, self._completions),
+            web.post(Endpoint.CHAT.value, self._chat_completions),
+            web.get("/v1/models", self._models),
         )
+
+    def admin_application(self) -> web.Application:
+        """What only the platform reaches."""
+        return self._application(web.get("/state", self._state), web.get("/metrics", self._metrics))
+
+    def _application(self, *routes: web.RouteDef) -> web.Application:
+        application = web.Application(middlewares=[_openai_errors])
+        health = (web.get("/healthz", self._healthz), web.get("/readyz", self._readyz))
+        application.add_routes([*routes, *health])
         application.on_response_prepare.append(self._part)
         return application
 
@@ -105,42 +112,37 @@ class Api:
         return await self._serve(request, Endpoint.CHAT)
 
     async def _serve(self, http: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        try:
+            visit, body_bytes = await self._receive(http, endpoint)
+        except RequestError as error:
+            self._services.traffic.ended(_outcome(error), "none", output_tokens=0)
+            raise
+        # From here on the router owes an answer; a client that never ends its body holds nobody up.
         self._standing.active += 1
         try:
-            return await self._visit(http, endpoint)
+            return await self._answer(visit, body_bytes)
         finally:
             self._standing.active -= 1
 
-    async def _visit(self, http: web.Request, endpoint: Endpoint) -> web.StreamResponse:
-        traffic = self._services.traffic
-        try:
-            settings = self._open_settings()
-            body = await http.read()
-            arrived_at = self._services.clock()
-            request = parse_request(body, endpoint, model=settings.model)
-        except RequestError as error:
-            traffic.ended(_outcome(error), "none", output_tokens=0)
-            raise
-        except web.HTTPRequestEntityTooLarge:
-            traffic.ended(Outcome.REJECTED, "none", output_tokens=0)
-            raise
-        return await self._exchange(http, request, settings, arrived_at=arrived_at, body_bytes=len(body))
+    async def _receive(self, http: web.Request, endpoint: Endpoint) -> tuple[Visit, int]:
+        """The request, and the size of its body, which is dropped here. Raises `RequestError`."""
+        self._open_settings()
+        body = await self._bodies.read(http)
+        arrived_at = self._services.clock()
+        # They may have changed, or the router may have closed, while the body came.
+        settings = self._open_settings()
+        request = parse_request(body, endpoint, models=self._models_served(settings))
+        own = OwnTime(self._services.clock, since=arrived_at)
+        return Visit(self._services, settings, http, request, Journey(arrived_at), own), len(body)
 
-    async def _exchange(
-        self,
-        http: web.Request,
-        request: CompletionRequest,
-        settings: RouterSettings,
-        *,
-        arrived_at: float,
-        body_bytes: int,
-    ) -> web.StreamResponse:
-        services = self._services
-        own = OwnTime(services.clock, since=arrived_at)
-        visit = Visit(services, settings, http, request, Journey(arrived_at), own)
+    async def _answer(self, visit: Visit, body_bytes: int) -> web.StreamResponse:
+        services, http = self._services, visit.http
         headers = self._engine_headers(http)
         try:
             response = await Exchange(visit, headers=headers, body_bytes=body_bytes).answer()
+            if isinstance(response, web.Response):
+                response.headers[_REQUEST_ID] = headers[_REQUEST_ID]
+                await deliver(http, response, services.watchdog, services.clock)
         except RejectedByEngine as error:
             visit.outcome = Outcome.REJECTED
             return web.Response(body=error.body, status=error.status, content_type=error.content_type)
@@ -154,8 +156,6 @@ class Api:
                 return web.Response(status=_CLIENT_CLOSED_REQUEST)
             raise
         else:
-            if not response.prepared:
-                response.headers[_REQUEST_ID] = headers[_REQUEST_ID]
             return response
         finally:
             services.traffic.ended(visit.outcome, visit.path, output_tokens=visit.output_tokens)
@@ -172,6 +172,11 @@ class Api:
             )
         return settings
 
+    def _models_served(self, settings: RouterSettings) -> tuple[str, ...]:
+        """The name of the present spec; during a rollout to another one, those of older replicas follow."""
+        known = self._services.ledger.fleet.models
+        return (settings.model, *sorted(known - {settings.model}))
+
     def _engine_headers(self, http: web.Request) -> Mapping[str, str]:
         given = http.headers.get(_REQUEST_ID, "")[:_REQUEST_ID_CHARACTERS]
         headers = {"Content-Type": "application/json", _REQUEST_ID: given or next(self._request_ids)}
@@ -182,7 +187,8 @@ class Api:
 
     async def _models(self, _: web.Request) -> web.Response:
         created = int(self._standing.started_at)
-        return json_response(models_document(self._open_settings().model, created=created))
+        models = self._models_served(self._open_settings())
+        return json_response(models_document(models, created=created))
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")

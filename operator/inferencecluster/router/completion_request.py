@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Any, Final
 
 from inferencecluster.router.errors import RequestError
@@ -14,6 +16,12 @@ TOKENS_PER_MESSAGE: Final = 4
 """Role and separators that a chat template adds to each message, in the usual templates."""
 MOST_CHOICES: Final = 128
 """Answers to one prompt: OpenAI's own bound of `n`. Each takes a place in a batch."""
+MOST_STRUCTURE: Final = 100_000
+"""Objects, lists and fields of one body; long chats with tools have some thousands."""
+_UNCHECKED_BYTES: Final = 256 << 10
+"""Whatever a smaller body holds is read in some milliseconds."""
+_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
+"""One that never ends matches, too: no byte is looked at twice."""
 MOST_TOKENS: Final = 2**31 - 1
 """Of an answer: engines count in 32 bits."""
 
@@ -40,6 +48,8 @@ class CompletionRequest:
     endpoint: Endpoint
     document: Mapping[str, Any]
     """The body as the client sent it."""
+    model: str
+    """The name that it asks for."""
     prompts: tuple[PromptSize, ...]
     """At least one; chats have exactly one."""
     stream: bool
@@ -56,10 +66,10 @@ class CompletionRequest:
         return self.choices > 1 or len(self.prompts) > 1
 
 
-def parse_request(body: bytes, endpoint: Endpoint, *, model: str) -> CompletionRequest:
-    """Read a body. Raises `RequestError` that names the field, its value and the rule."""
+def parse_request(body: bytes, endpoint: Endpoint, *, models: Collection[str]) -> CompletionRequest:
+    """Read a body; `models` are the names that are served. Raises `RequestError` that names field, value and rule."""
     document = _json_object(body)
-    _check_model(document.get("model"), model)
+    model = _served_model(document.get("model"), models)
     if document.get("disaggregated_params") is not None:
         raise RequestError(
             "disaggregated_params belongs to the router, which chooses the engines: remove it",
@@ -75,6 +85,7 @@ def parse_request(body: bytes, endpoint: Endpoint, *, model: str) -> CompletionR
     return CompletionRequest(
         endpoint=endpoint,
         document=document,
+        model=model,
         prompts=prompts,
         stream=_switch(document, "stream"),
         wants_usage=bool((options or {}).get("include_usage")),
@@ -84,6 +95,7 @@ def parse_request(body: bytes, endpoint: Endpoint, *, model: str) -> CompletionR
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
+    _check_structure(body)
     try:
         # Of bytes, `json` guesses the encoding first; JSON has one (RFC 8259, section 8.1).
         document = json.loads(str(body, "utf-8"))
@@ -95,16 +107,34 @@ def _json_object(body: bytes) -> dict[str, Any]:
     return document
 
 
-def _check_model(asked: object, served: str) -> None:
+def _check_structure(body: bytes) -> None:
+    """Refuse what would take the router's memory and time: a byte of JSON becomes up to a hundred bytes of objects."""
+    if len(body) <= _UNCHECKED_BYTES or _structure(body) <= MOST_STRUCTURE:
+        return
+    # Text may hold as many braces as it likes, and is looked at only now.
+    if _structure(_STRING.sub(b"", body)) > MOST_STRUCTURE:
+        raise RequestError(
+            f"the body has more than {MOST_STRUCTURE} JSON objects, lists and fields: send fewer",
+            status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            code="request_too_complex",
+        )
+
+
+def _structure(body: bytes) -> int:
+    return body.count(b"{") + body.count(b"[") + body.count(b":")
+
+
+def _served_model(asked: object, served: Collection[str]) -> str:
     if not isinstance(asked, str):
         raise RequestError(f"model is {_shown(asked)}: must be the name of the served model", param="model")
-    if asked != served:
+    if asked not in served:
         raise RequestError(
-            f"model {_shown(asked)} is not served here: ask for {served}",
+            f"model {_shown(asked)} is not served here: ask for {' or '.join(served)}",
             status=404,
             param="model",
             code="model_not_found",
         )
+    return asked
 
 
 def _completion_sizes(prompt: object) -> tuple[PromptSize, ...]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
-from inferencecluster.api.names import ROUTER_PORT
+from inferencecluster.api.names import ROUTER_ADMIN_PORT, ROUTER_PORT
 from inferencecluster.core.errors import SpecError
+from inferencecluster.router.bodies import BodyLimits
 from inferencecluster.router.dispatcher import QueueLimits
 from inferencecluster.router.services import Patience
+
+_LARGEST_PORT: Final = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +26,12 @@ class Configuration:
     """IC_NAMESPACE."""
     port: int
     """IC_ROUTER_PORT; 0 takes a free one, which the log names."""
+    admin_port: int
+    """IC_ROUTER_ADMIN_PORT, for /state and /metrics; 0 takes a free one, as does a router with a port of its own."""
     log_level: int
     """IC_LOG_LEVEL: debug, info, warning or error."""
-    max_body_bytes: int
-    """IC_MAX_BODY_BYTES: a larger request body is refused with 413."""
+    bodies: BodyLimits
+    """IC_MAX_BODY_BYTES (a larger body is refused with 413), IC_MAX_READING_BYTES, IC_BODY_SECONDS."""
     queue: QueueLimits
     """IC_MAX_QUEUE_REQUESTS, IC_MAX_QUEUE_BYTES."""
     patience: Patience
@@ -41,10 +47,22 @@ def read_configuration(environment: Mapping[str, str]) -> Configuration:
     return Configuration(
         cluster=values.text("IC_CLUSTER"),
         namespace=values.text("IC_NAMESPACE"),
-        port=values.count("IC_ROUTER_PORT", ROUTER_PORT, least=0, most=65_535),
+        port=values.count("IC_ROUTER_PORT", ROUTER_PORT, least=0, most=_LARGEST_PORT),
+        admin_port=values.count(
+            "IC_ROUTER_ADMIN_PORT",
+            # Several routers on one machine: each has to be given one port only.
+            0 if values.text("IC_ROUTER_PORT") else ROUTER_ADMIN_PORT,
+            least=0,
+            most=_LARGEST_PORT,
+        ),
         log_level=values.log_level("IC_LOG_LEVEL"),
-        # A prompt of a million token ids is 7 MB of JSON; images in chats are larger.
-        max_body_bytes=values.count("IC_MAX_BODY_BYTES", 32 << 20, least=1 << 10, most=1 << 30),
+        bodies=BodyLimits(
+            # A prompt of a million token ids is 7 MB of JSON. Whoever sends larger images raises it.
+            most_bytes=values.count("IC_MAX_BODY_BYTES", 8 << 20, least=1 << 10, most=1 << 30),
+            reading_bytes=values.count("IC_MAX_READING_BYTES", 128 << 20, least=1 << 10, most=1 << 36),
+            # 8 MiB in half a minute is 280 kB/s.
+            seconds=values.number("IC_BODY_SECONDS", 30.0),
+        ),
         queue=QueueLimits(
             # At 1,000 requests/s ten seconds of arrivals; bodies of 25 kB on average then fill the other bound.
             requests=values.count("IC_MAX_QUEUE_REQUESTS", 10_000, least=0, most=1_000_000),

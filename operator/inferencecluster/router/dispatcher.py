@@ -2,7 +2,8 @@
 
 First come, first served; newest first while the oldest has waited for its whole TTFT target (`core/waiting.py`). A
 request that failed on an engine is tried before those that were never sent; it does not block them when only replicas
-that it excludes have room.
+that it excludes have room. Requests for another model wait in another line, and large ones beside the usual ones
+(`lines.py`).
 
 Whoever is next was tried when it became next or when room last appeared, and room appears only through `serve_queue`:
 a newcomer needs a decision of its own only when nobody waits, or when it is next itself.
@@ -12,11 +13,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from math import inf
 from typing import Final
 
+from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.routing import (
     Disaggregated,
     Hold,
@@ -26,12 +28,15 @@ from inferencecluster.core.routing import (
     Whole,
     route,
 )
-from inferencecluster.core.waiting import WaitingLine
 from inferencecluster.router.errors import CapacityError
 from inferencecluster.router.estimates import DrainRate
 from inferencecluster.router.ledger import Assignment, Ledger
+from inferencecluster.router.lines import LARGE_PARTS, ModelLine, Ticket, Waiting
 from inferencecluster.router.sources import RouterSettings
 
+OVERDUE_SHARE: Final = 0.25
+"""Of `maxQueueSeconds`, after which a large request has a replica kept free for it: the rest of the time is enough for
+what decodes there to end, where answers take seconds."""
 NO_REPLICA_RETRY_SECONDS: Final = 10
 """Retry-After while nothing serves: a boot takes longer, but a client that asks every ten seconds costs nothing."""
 
@@ -44,28 +49,6 @@ class QueueLimits:
     body_bytes: int
 
 
-@dataclass(slots=True)
-class Ticket:
-    """One request on its way to replicas."""
-
-    body_bytes: int
-    on_admitted: Callable[[], None]
-    """Called once, when the request gets replicas or a place in the queue."""
-    held_seconds: float = 0.0
-    """Spent in the queue so far, over all attempts."""
-    attempts: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    request: RoutingRequest
-    ticket: Ticket
-    granted: asyncio.Future[Assignment]
-    reason: HoldReason
-    since: float
-    timer: asyncio.TimerHandle | None = None
-
-
 class Dispatcher:
     """Gives replicas to requests."""
 
@@ -75,8 +58,10 @@ class Dispatcher:
         self._clock = clock
         self._policy = RoutingPolicy(overflow_tokens=0)
         self._max_queue_seconds = 0.0
-        self._retries: dict[_Waiting, None] = {}
-        self._arrivals: WaitingLine[_Waiting] = WaitingLine(late_seconds=inf)
+        self._retries: dict[Waiting, None] = {}
+        self._late_seconds = inf
+        self._lines: dict[str | None, ModelLine] = {}
+        """By model; nobody keeps an empty one."""
         self._drain = DrainRate()
         self.held_tokens = 0
         """Prompt tokens of the requests in the queue."""
@@ -86,13 +71,15 @@ class Dispatcher:
     @property
     def held_requests(self) -> int:
         """Requests in the queue."""
-        return len(self._retries) + len(self._arrivals)
+        return len(self._retries) + sum(map(len, self._lines.values()))
 
     def configure(self, settings: RouterSettings) -> None:
         """Take over settings; requests that wait already keep their time."""
         self._policy = RoutingPolicy(overflow_tokens=settings.overflow_tokens)
         self._max_queue_seconds = settings.max_queue_seconds
-        self._arrivals.late_seconds = settings.ttft_seconds
+        self._late_seconds = settings.ttft_seconds
+        for line in self._lines.values():
+            line.be_late_after(settings.ttft_seconds)
         self.serve_queue()
 
     async def acquire(self, request: RoutingRequest, ticket: Ticket) -> Assignment:
@@ -103,12 +90,15 @@ class Dispatcher:
         ticket.attempts += 1
         first_time = ticket.attempts == 1
         now = self._clock()
-        ahead = self._arrivals.first(now) if first_time else None
-        if ahead is not None:
-            # Whatever holds the one that is next holds this one, unless this one is next.
-            waiting = self._enter(request, ticket, ahead.reason, now)
-            if self._arrivals.first(now) is waiting:
-                self.serve_queue()
+        line = self._lines.get(request.model) if first_time else None
+        if line is not None:
+            # Whatever holds those that are next holds this one, unless this one is next.
+            large, usual = line.next(now)
+            ahead = usual or large
+            reason = ahead.reason if ahead is not None else HoldReason.ALL_FULL
+            waiting = self._enter(request, ticket, reason, now)
+            if waiting in line.next(now):
+                self._serve(line, now)
             return await self._wait(waiting)
         decision = route(request, self._ledger.fleet, self._policy)
         if isinstance(decision, Hold):
@@ -122,29 +112,57 @@ class Dispatcher:
         for waiting in tuple(self._retries):
             self._offer(waiting)
         now = self._clock()
-        while (first := self._arrivals.first(now)) is not None and self._offer(first):
-            pass
+        for line in tuple(self._lines.values()):
+            self._serve(line, now)
 
-    def _offer(self, waiting: _Waiting) -> bool:
-        """Whether the request is out of the queue."""
+    def _serve(self, line: ModelLine, now: float) -> None:
+        while line:
+            large, usual = line.next(now)
+            if large is not None and self._offer(large):
+                continue
+            if large is not None and now - large.since >= OVERDUE_SHARE * self._max_queue_seconds:
+                self._reserve(line, large)
+            if usual is None or not self._offer(usual, reserved=line.reserved):
+                return
+
+    def _reserve(self, line: ModelLine, large: Waiting) -> None:
+        """Choose the replica that will have room first, and keep to it while it serves."""
+        fleet, request = self._ledger.fleet, large.request
+        known = fleet.get(line.reserved)
+        if known is not None and known.serving:
+            return
+        revisions = fleet.revisions_for(request.model)
+        able = (
+            (view.home is PoolName.PREFILL, view.kv_share, view.name)
+            for view in fleet
+            if view.serving and view.revision in revisions and view.name not in request.excluded
+        )
+        line.reserved = min(able, default=(False, 0.0, ""))[-1]
+
+    def _offer(self, waiting: Waiting, *, reserved: str = "") -> bool:
+        """Whether the request is out of the queue. It does not get the replica that is `reserved` for another."""
         if waiting.granted.done():
             # Its client has gone, and its task has not run since.
             self._remove(waiting)
             return True
+        request = waiting.request
+        if reserved:
+            request = replace(request, excluded=request.excluded | {reserved})
         try:
-            decision = route(waiting.request, self._ledger.fleet, self._policy)
+            decision = route(request, self._ledger.fleet, self._policy)
             if isinstance(decision, Hold):
-                waiting.reason = decision.reason
+                # Without the reserved replica there may be none, but it is not gone.
+                waiting.reason = HoldReason.ALL_FULL if reserved else decision.reason
                 return False
             assignment = self._assign(waiting.request, decision)
         except Exception as error:  # noqa: BLE001 - the caller is another request or the fleet's source: not theirs
             self._remove(waiting)
             waiting.granted.set_exception(error)
             return True
-        if waiting in self._arrivals:
-            self._arrivals.granted(waiting)
-        else:
+        if waiting in self._retries:
             del self._retries[waiting]
+        else:
+            self._lines[waiting.request.model].granted(waiting)
         self._left(waiting)
         waiting.granted.set_result(assignment)
         self._drain.record(self._clock())
@@ -159,20 +177,31 @@ class Dispatcher:
         assignment.started_at = self._clock()
         return assignment
 
-    def _enter(self, request: RoutingRequest, ticket: Ticket, reason: HoldReason, now: float) -> _Waiting:
+    def _enter(self, request: RoutingRequest, ticket: Ticket, reason: HoldReason, now: float) -> Waiting:
         """A place in the queue. Raises `CapacityError`."""
-        waiting = _Waiting(request, ticket, asyncio.get_running_loop().create_future(), reason, since=now)
+        needed = request.prompt_tokens + request.expected_output_tokens
+        waiting = Waiting(
+            request,
+            ticket,
+            granted=asyncio.get_running_loop().create_future(),
+            reason=reason,
+            since=now,
+            is_large=needed * LARGE_PARTS > self._ledger.largest_capacity(request.model) > 0,
+        )
         self._check_room(waiting)
         if ticket.attempts > 1:
             self._retries[waiting] = None
         else:
-            self._arrivals.add(waiting, now)
+            line = self._lines.get(request.model)
+            if line is None:
+                line = self._lines[request.model] = ModelLine(self._late_seconds)
+            line.add(waiting)
             ticket.on_admitted()
         self.held_tokens += request.prompt_tokens
         self._held_bytes += ticket.body_bytes
         return waiting
 
-    async def _wait(self, waiting: _Waiting) -> Assignment:
+    async def _wait(self, waiting: Waiting) -> Assignment:
         ticket = waiting.ticket
         if not waiting.granted.done():
             left = self._max_queue_seconds - ticket.held_seconds
@@ -189,7 +218,7 @@ class Dispatcher:
             ticket.held_seconds += self._clock() - waiting.since
             self._remove(waiting)
 
-    def _check_room(self, waiting: _Waiting) -> None:
+    def _check_room(self, waiting: Waiting) -> None:
         full = (
             self.held_requests >= self._limits.requests
             or self._held_bytes + waiting.ticket.body_bytes > self._limits.body_bytes
@@ -199,7 +228,7 @@ class Dispatcher:
         if waiting.ticket.held_seconds >= self._max_queue_seconds:
             raise self._refusal(waiting.reason, f"it has waited {waiting.ticket.held_seconds:.1f} s")
 
-    def _expire(self, waiting: _Waiting) -> None:
+    def _expire(self, waiting: Waiting) -> None:
         if waiting.granted.done():
             return
         self._remove(waiting)
@@ -222,18 +251,22 @@ class Dispatcher:
             retry_after_seconds=self._drain.retry_after_seconds(self.held_requests, self._clock()),
         )
 
-    def _remove(self, waiting: _Waiting) -> None:
+    def _remove(self, waiting: Waiting) -> None:
         """Out of the queue without a grant; nothing happens when it is out already."""
+        line = self._lines.get(waiting.request.model)
         if waiting in self._retries:
             del self._retries[waiting]
-        elif waiting in self._arrivals:
-            self._arrivals.discard(waiting)
+        elif line is not None and waiting in line:
+            line.discard(waiting)
         else:
             return
         self._left(waiting)
 
-    def _left(self, waiting: _Waiting) -> None:
+    def _left(self, waiting: Waiting) -> None:
         self.held_tokens -= waiting.request.prompt_tokens
         self._held_bytes -= waiting.ticket.body_bytes
+        line = self._lines.get(waiting.request.model)
+        if line is not None and not line:
+            del self._lines[waiting.request.model]
         if waiting.timer is not None:
             waiting.timer.cancel()

@@ -10,6 +10,9 @@ CHARACTERS_PER_TOKEN: Final = 4.0
 """Rule of thumb for English text, until answers tell better."""
 OUTPUT_TOKENS: Final = 211.0
 """Mean output of the Azure LLM inference trace 2023, conversation; believed until answers were seen."""
+PREFILL_SECONDS_PER_TOKEN: Final = 1e-4
+"""10,000 tokens/s: a model of 70 billion parameters on two accelerators of 2023. Believed until prompts were seen; what is
+too slow is corrected by the first answers, and what is too fast only lets a few more prompts wait on the engine."""
 PRIOR_ANSWERS: Final = 10.0
 """Weight of both priors, in answers."""
 REMEMBERED_ANSWERS: Final = 1000.0
@@ -56,8 +59,9 @@ class Estimates:
         self._characters_per_token = FadingMean(CHARACTERS_PER_TOKEN, weight=PRIOR_ANSWERS * prior_tokens)
         self._output = FadingMean(OUTPUT_TOKENS)
         self._tokens_per_event = FadingMean(1.0)
-        self._prefill = FadingMean(0.0)
-        self._prefill_seen = False
+        self._prior_tokens = prior_tokens
+        self._believed = PREFILL_SECONDS_PER_TOKEN
+        self._prefill = FadingMean(self._believed, weight=prior_tokens)
 
     def text_tokens(self, characters: int) -> int:
         """Tokens of a text; at least one."""
@@ -84,16 +88,19 @@ class Estimates:
         """Output tokens per streamed event (TensorRT-LLM's `stream_interval`, speculative decoding)."""
         return max(1.0, self._tokens_per_event.value)
 
-    def prefill_seconds(self, pending_tokens: int) -> float | None:
-        """Time until a replica has worked off so many pending prompt tokens; None before any was measured."""
-        return self._prefill.value * pending_tokens if self._prefill_seen else None
+    def prefill_seconds(self, pending_tokens: int) -> float:
+        """Time until a replica has worked off so many pending prompt tokens."""
+        return self._prefill.value * pending_tokens
+
+    def believe_prefill(self, seconds_per_token: float | None) -> None:
+        """Begin anew from another speed of prompts; None for the default. The same one again changes nothing."""
+        believed = seconds_per_token or PREFILL_SECONDS_PER_TOKEN
+        if believed != self._believed:
+            self._believed = believed
+            self._prefill = FadingMean(believed, weight=self._prior_tokens)
 
     def learn_prefill(self, *, seconds: float, pending_tokens: int) -> None:
         """A replica took `seconds` to answer a prompt that made its queue `pending_tokens` long."""
-        if not self._prefill_seen:
-            self._prefill = FadingMean(seconds / max(1, pending_tokens), weight=float(pending_tokens))
-            self._prefill_seen = True
-            return
         self._prefill.learn(seconds, pending_tokens)
 
 

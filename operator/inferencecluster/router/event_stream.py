@@ -1,7 +1,7 @@
 """Server-sent events, forwarded as they come: only what has to be known is looked at.
 
-Engines end each event with an empty line and escape line feeds inside of JSON, so the two bytes at the end of an
-event count events, whatever the text says. Only whole events are passed on, so that an event of the router's own
+Engines end each event with an empty line and escape line ends inside of JSON, so the two bytes at the end of an
+event count events, whatever the text says; CRLF, which the standard of server-sent events allows, becomes LF. Only whole events are passed on, so that an event of the router's own
 never lands in the middle of one.
 """
 
@@ -13,11 +13,17 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 END: Final = b"\n\n"
+LARGEST_EVENT_BYTES: Final = 8 << 20
+"""An event carries some tokens, with log probabilities some kilobytes; whoever sends more sends no events."""
 DONE_EVENT: Final = b"data: [DONE]"
 _DONE_MARK: Final = b"[DONE]" + END
 NO_CHOICES: Final = (b'"choices":[]', b'"choices": []')
 """The usage event, without and with blanks. Quotes inside of text are escaped, so that text cannot look like it."""
 _ERROR_EVENTS: Final = (b'data: {"error"', b'data: {"object":"error"', b'data: {"object": "error"')
+
+
+class OversizedEvent(ConnectionError):  # noqa: N818 - a ConnectionError, named like its siblings
+    """What came is no stream of events: one of them does not end."""
 
 
 class EventReader:
@@ -31,7 +37,10 @@ class EventReader:
         self._rest = b""
 
     async def next(self) -> bytes:
-        """One or more whole events; empty at the end of the body, where half an event is dropped."""
+        """One or more whole events; empty at the end of the body, where half an event is dropped.
+
+        Raises `OSError`, also for an event that is larger than `LARGEST_EVENT_BYTES`.
+        """
         while True:
             data = await self._read()
             if not data:
@@ -39,12 +48,17 @@ class EventReader:
             if self._rest:
                 data = self._rest + data
                 self._rest = b""
+            if b"\r" in data:
+                # A CR at the very end waits for its LF: the data does not end an event then.
+                data = data.replace(b"\r\n", b"\n")
             if data.endswith(END):
                 return data
             cut = data.rfind(END) + len(END)
             if cut >= len(END):
                 self._rest = data[cut:]
                 return data[:cut]
+            if len(data) > LARGEST_EVENT_BYTES:
+                raise OversizedEvent(f"an event is larger than {LARGEST_EVENT_BYTES} bytes")
             self._rest = data
 
 

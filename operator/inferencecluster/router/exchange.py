@@ -10,6 +10,7 @@ from typing import Final
 from aiohttp import web
 
 from inferencecluster.core.routing import RoutingRequest
+from inferencecluster.router.completion_request import Endpoint
 from inferencecluster.router.disaggregation import (
     ContextAnswer,
     ProtocolError,
@@ -18,16 +19,19 @@ from inferencecluster.router.disaggregation import (
     read_context_answer,
     whole_request,
 )
-from inferencecluster.router.dispatcher import Ticket
 from inferencecluster.router.engine_client import Call, broken, header_fields
 from inferencecluster.router.errors import EngineError, EngineUnreachable, RequestError
 from inferencecluster.router.ledger import Assignment, Entry, PathKind
+from inferencecluster.router.lines import Ticket
 from inferencecluster.router.services import Visit
 from inferencecluster.router.token_phase import (
     answer_as_stream,
     answer_from_context,
     answer_in_one_piece,
 )
+
+MOST_CHARACTERS_PER_TOKEN: Final = 16
+"""No natural text or code has so few tokens; an estimate must not refuse what would fit."""
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -51,11 +55,24 @@ class Exchange:
             size.tokens + (estimates.text_tokens(size.characters) if size.characters else 0)
             for size in visit.request.prompts
         )
+        self._check_size()
         journeys[visit.journey] = None
         try:
             return await self._try_engines()
         finally:
             journeys.pop(visit.journey, None)
+
+    def _check_size(self) -> None:
+        """Raises `RequestError` for a prompt that no replica could ever hold: it would wait in vain."""
+        request, ledger = self._visit.request, self._visit.services.ledger
+        capacity = ledger.largest_capacity(request.model)
+        least = max(size.tokens + size.characters // MOST_CHARACTERS_PER_TOKEN for size in request.prompts)
+        if least > capacity and ledger.fleet.serves(frozenset(), request.model):
+            raise RequestError(
+                f"a prompt of at least {least} tokens fits into no engine, whose memory holds {capacity}: shorten it",
+                param="prompt" if request.endpoint is Endpoint.COMPLETIONS else "messages",
+                code="context_length_exceeded",
+            )
 
     async def _try_engines(self) -> web.StreamResponse:
         visit = self._visit
@@ -80,6 +97,7 @@ class Exchange:
             expected_output_tokens=expected * request.choices * len(request.prompts),
             excluded=self._excluded,
             whole=request.is_whole,
+            model=request.model,
         )
 
     def _blame(self, error: EngineError) -> None:
@@ -87,7 +105,9 @@ class Exchange:
         services, attempts = self._visit.services, self._ticket.attempts
         services.ledger.failed(error.replica, unreachable=isinstance(error, EngineUnreachable))
         self._excluded |= {error.replica}
-        again = attempts < services.patience.attempts and services.ledger.fleet.serves(self._excluded)
+        again = attempts < services.patience.attempts and services.ledger.fleet.serves(
+            self._excluded, self._visit.request.model
+        )
         _logger.warning(
             "engine failed a request",
             extra={
@@ -121,7 +141,9 @@ class Exchange:
 
     async def _prefill(self, assignment: Assignment) -> ContextAnswer:
         visit = self._visit
-        services, version = visit.services, visit.settings.engine_version
+        services = visit.services
+        # During a rollout replicas of two releases serve: each is spoken to in its own protocol.
+        version = assignment.first.record.engine_version or visit.settings.engine_version
         body = context_request(visit.request, version, services.request_id)
         call = self._call(assignment.first, body, phase="prefill", seconds=services.patience.prefill_seconds)
         visit.own.pause()

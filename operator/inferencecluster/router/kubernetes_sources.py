@@ -9,19 +9,23 @@ from inferencecluster.adapters.informer import Informer
 from inferencecluster.adapters.kube import KubeClient
 from inferencecluster.adapters.kube_resources import CLUSTERS, PODS, Manifest
 from inferencecluster.adapters.pods import EnginePod, project_pod
-from inferencecluster.api.inferencecluster import parse_cluster
+from inferencecluster.api.inferencecluster import InferenceCluster, parse_cluster
 from inferencecluster.api.names import (
+    ANNOTATION_ENGINE_VERSION,
     ANNOTATION_FENCED_AT,
     ANNOTATION_KV_CAPACITY,
     ANNOTATION_MAX_BATCH,
+    ANNOTATION_SERVED_NAME,
     COMPONENT_ENGINE,
     ENGINE_PORT,
     LABEL_CLUSTER,
     LABEL_COMPONENT,
 )
+from inferencecluster.api.translate import to_core
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import Lifecycle
 from inferencecluster.render.trtllm.shape import configured_version
+from inferencecluster.render.trtllm.versions import EngineVersion, parse_version
 from inferencecluster.router.sources import (
     ReplicaListener,
     ReplicaRecord,
@@ -29,6 +33,8 @@ from inferencecluster.router.sources import (
     SettingsListener,
 )
 
+_USUAL_PROMPT: Final = 1000
+"""Tokens, about the mean of the Azure LLM inference trace 2023, conversation."""
 _MOST_DIGITS: Final = 15
 """Of a count in an annotation: whoever writes more writes no count."""
 
@@ -119,13 +125,17 @@ def project_replica(pod: Manifest) -> ReplicaRecord | None:
         fenced=ANNOTATION_FENCED_AT in annotations or replica.lifecycle is Lifecycle.TERMINATING,
         kv_capacity_tokens=capacity,
         max_batch_size=largest_batch,
+        engine_version=_version(annotations.get(ANNOTATION_ENGINE_VERSION)),
+        fenced_at=found.fence,
+        model=annotations.get(ANNOTATION_SERVED_NAME, ""),
     )
 
 
 def project_settings(manifest: Manifest) -> RouterSettings | None:
     """The settings that an InferenceCluster holds; None, with a warning, when this version cannot read them."""
     try:
-        spec = parse_cluster(manifest).spec
+        cluster = parse_cluster(manifest)
+        spec = cluster.spec
         version = configured_version(spec.engine)
     except SpecError as error:
         _logger.warning("spec cannot be read, the last settings stay", extra={"error": str(error)})
@@ -137,7 +147,18 @@ def project_settings(manifest: Manifest) -> RouterSettings | None:
         max_queue_seconds=float(spec.router.max_queue_seconds),
         ttft_seconds=spec.slo.ttft_milliseconds / 1000,
         kv_transfer_timeout_seconds=float(spec.engine.kv_transfer.timeout_seconds),
+        prefill_seconds_per_token=_prefill_speed(cluster),
     )
+
+
+def _prefill_speed(cluster: InferenceCluster) -> float | None:
+    """Of the slowest pool; None where the spec does not tell speeds, which is the operator's to complain about."""
+    try:
+        pools = to_core(cluster, revision="").pools
+    except SpecError:
+        return None
+    seconds = (pool.performance.prefill.seconds(_USUAL_PROMPT) for pool in pools if pool.max_replicas)
+    return max(seconds, default=0.0) / _USUAL_PROMPT or None
 
 
 def _url(address: str | None) -> str:
@@ -145,6 +166,17 @@ def _url(address: str | None) -> str:
         return ""
     host = f"[{address}]" if ":" in address else address
     return f"http://{host}:{ENGINE_PORT}"
+
+
+def _version(text: str | None) -> EngineVersion | None:
+    """None without the annotation, which operators of older releases did not write."""
+    if not text:
+        return None
+    try:
+        return parse_version(text)
+    except SpecError as error:
+        _logger.warning("a replica's engine version cannot be read", extra={"error": str(error)})
+        return None
 
 
 def _positive(text: str | None) -> int | None:

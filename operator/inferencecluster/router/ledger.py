@@ -97,6 +97,7 @@ class Entry:
             record.max_batch_size,
             self.sequences,
             self.mixed_requests,
+            record.model,
         )
 
 
@@ -110,6 +111,8 @@ class Ledger:
         """Called when a replica may have room that it had not before."""
         self._loop = loop
         self._entries: dict[str, Entry] = {}
+        self._largest: dict[str, int] = {}
+        """By model: answers of `largest_capacity`, until a replica changes."""
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries.values())
@@ -119,6 +122,7 @@ class Ledger:
 
     def update(self, before: ReplicaRecord | None, after: ReplicaRecord | None) -> None:
         """Take in a change of the fleet (`ReplicaListener`)."""
+        self._largest.clear()
         if after is None:
             if before is not None:
                 self._entries.pop(before.name, None)
@@ -154,6 +158,15 @@ class Ledger:
                 path = PathKind.BORROWED if borrowed else PathKind.MIXED
                 first = last = self._entries[replica]
         return Assignment(self, path, (first, last), prompt_tokens=prompt_tokens, output_tokens=output_tokens)
+
+    def largest_capacity(self, model: str | None) -> int:
+        """KV tokens of the largest replica that serves `model`, or will again; 0 when none is known."""
+        found = self._largest.get(model or "")
+        if found is None:
+            able = (entry.record for entry in self if not model or entry.record.model in ("", model))
+            found = max((record.kv_capacity_tokens for record in able), default=0)
+            self._largest[model or ""] = found
+        return found
 
     def publish(self, entry: Entry) -> None:
         """Show routing the entry as it is now, unless its replica is gone."""
@@ -244,6 +257,11 @@ class Assignment:
         ledger.publish(first)
         if last is not first:
             ledger.publish(last)
+
+    @property
+    def began(self) -> bool:
+        """The first token came, or is believed to have."""
+        return not self._pending and not self._transferring
 
     @property
     def context_tokens(self) -> int:

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from inferencecluster.adapters.clock import Clock
 from inferencecluster.router.application import Api, Standing, Surroundings
+from inferencecluster.router.bodies import BodyReader
 from inferencecluster.router.configuration import Configuration
 from inferencecluster.router.disaggregation import RequestIds
 from inferencecluster.router.dispatcher import Dispatcher
@@ -48,6 +49,14 @@ class Sources:
 
     fleet: FleetSource
     settings: SettingsSource
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where a router listens."""
+
+    client: int
+    admin: int
 
 
 class RouterProcess:
@@ -92,20 +101,13 @@ class RouterProcess:
             synced=lambda: sources.fleet.synced,
             now=clock.now,
         )
-        self._api = Api(self.services, surroundings, instance=instance)
+        bodies = BodyReader(configuration.bodies)
+        api = Api(self.services, surroundings, bodies, instance=instance)
+        self._clients, self._admins = _runner(api.client_application()), _runner(api.admin_application())
 
     @asynccontextmanager
-    async def serving(self, *, host: str) -> AsyncIterator[int]:
-        """Serve on `host` while the context lasts; yields the port."""
-        application = self._api.application(max_body_bytes=self._configuration.max_body_bytes)
-        runner = web.AppRunner(
-            application,
-            access_log=None,
-            handler_cancellation=True,
-            keepalive_timeout=_KEEP_ALIVE_SECONDS,
-            shutdown_timeout=_SHUTDOWN_SECONDS,
-        )
-        await runner.setup()
+    async def serving(self, *, host: str) -> AsyncIterator[Ports]:
+        """Serve on `host` while the context lasts; yields the ports."""
         work = (
             self.sources.fleet.run(self._fleet_changed),
             self.sources.settings.run(self._configure),
@@ -113,12 +115,15 @@ class RouterProcess:
         )
         async with self.services.engines, _background(*work, on_end=self._background_ended):
             try:
-                await web.TCPSite(runner, host, self._configuration.port).start()
-                port = int(runner.addresses[0][1])
-                _logger.info("router serves", extra={"host": host, "port": port})
-                yield port
+                admin = await _listen(self._admins, host, self._configuration.admin_port)
+                ports = Ports(await _listen(self._clients, host, self._configuration.port), admin)
+                _logger.info(
+                    "router serves", extra={"host": host, "port": ports.client, "admin_port": ports.admin}
+                )
+                yield ports
             finally:
-                await runner.cleanup()
+                await self._clients.cleanup()
+                await self._admins.cleanup()
 
     def stop(self) -> None:
         """End `stopped`."""
@@ -145,7 +150,22 @@ class RouterProcess:
         standing.closed = True
         while standing.active:
             await self._clock.sleep(_IDLE_LOOK_SECONDS)
+        await self._delivered()
         _logger.info("router has answered everything", extra={"requests": self.services.traffic.requests})
+
+    async def _delivered(self) -> None:
+        """Return once clients have taken what is left in the buffers, or have taken nothing for too long."""
+        least, quiet_seconds = self._unsent_bytes(), 0.0
+        while least and quiet_seconds < self.services.patience.silence_seconds:
+            await self._clock.sleep(_IDLE_LOOK_SECONDS)
+            left = self._unsent_bytes()
+            quiet_seconds = 0.0 if left < least else quiet_seconds + _IDLE_LOOK_SECONDS
+            least = min(least, left)
+
+    def _unsent_bytes(self) -> int:
+        server = self._clients.server
+        transports = (connection.transport for connection in server.connections) if server else ()
+        return sum(transport.get_write_buffer_size() for transport in transports if transport)
 
     def _background_ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
@@ -175,7 +195,25 @@ class RouterProcess:
                 },
             )
         self.standing.settings = settings
+        self.services.estimates.believe_prefill(settings.prefill_seconds_per_token)
         self.services.dispatcher.configure(settings)
+
+
+def _runner(application: web.Application) -> web.AppRunner:
+    return web.AppRunner(
+        application,
+        access_log=None,
+        handler_cancellation=True,
+        keepalive_timeout=_KEEP_ALIVE_SECONDS,
+        shutdown_timeout=_SHUTDOWN_SECONDS,
+    )
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> int:
+    """The port, which is a free one when `port` is 0."""
+    await runner.setup()
+    await web.TCPSite(runner, host, port).start()
+    return int(runner.addresses[0][1])
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ from inferencecluster.router.engine_client import EngineStream
 from inferencecluster.router.errors import ClientGone
 from inferencecluster.router.event_stream import (
     END,
+    OversizedEvent,
     Usage,
     is_error,
     may_end,
@@ -79,6 +80,8 @@ class Relay:
         end = RelayEnd()
         try:
             await self._pass_on(client, end)
+        except OversizedEvent as error:
+            end.reason = str(error)
         except OSError as error:
             end.reason = "silent for too long" if self._expired else type(error).__name__
         return end

@@ -25,6 +25,12 @@ class ReplicaRecord:
     """The operator asked for a fence, or the Pod is terminating."""
     kv_capacity_tokens: int
     max_batch_size: int
+    engine_version: EngineVersion | None = None
+    """Which fields its protocol has; None: as the cluster's settings say."""
+    fenced_at: str = ""
+    """Which fence the operator asked for, in its own words; empty when it asked for none."""
+    model: str = ""
+    """The name that it serves; empty where it does not say, which counts as whatever is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +38,17 @@ class RouterSettings:
     """Settings of the cluster; they may change at any time."""
 
     model: str
-    """The name that clients put into `model`."""
+    """The name that clients put into `model`; while replicas of an older spec serve on, theirs is served, too."""
     engine_version: EngineVersion
-    """Decides which fields the protocol has."""
+    """Of replicas that do not tell theirs: decides which fields the protocol has."""
     overflow_tokens: int
     max_queue_seconds: float
     ttft_seconds: float
     """Target of the time to the first token: a request that has waited so long is late."""
     kv_transfer_timeout_seconds: float
     """The engines give up a transfer after this long."""
+    prefill_seconds_per_token: float | None = None
+    """How fast prompts are by the performance model, until answers tell better; None where it is not known."""
 
 
 ReplicaListener = Callable[[ReplicaRecord | None, ReplicaRecord | None], None]

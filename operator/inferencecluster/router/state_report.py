@@ -15,6 +15,7 @@ def replica_state(entry: Entry) -> ReplicaState:
         name=record.name,
         uid=record.uid,
         fenced=record.fenced,
+        fenced_at=record.fenced_at,
         ready=record.ready,
         in_flight=entry.in_flight,
         kv_transfers=entry.kv_transfers,

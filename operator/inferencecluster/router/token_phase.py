@@ -48,6 +48,10 @@ async def answer_as_stream(visit: Visit, assignment: Assignment, call: Call) -> 
     upstream = await services.engines.stream(call)
     try:
         visit.own.resume()
+        if assignment.path is not PathKind.DISAGGREGATED:
+            services.estimates.learn_prefill(
+                seconds=visit.own.since - assignment.started_at, pending_tokens=assignment.pending_at_start
+            )
         assignment.token_phase_began()
         visit.first_token()
         services.ledger.succeeded(call.entry)
@@ -81,9 +85,13 @@ async def answer_in_one_piece(visit: Visit, assignment: Assignment, call: Call) 
     try:
         body = await services.engines.ask(call)
     finally:
-        if timer is not None:
-            timer.cancel()
+        timer.cancel()
     document = _complete_answer(call, body)
+    if assignment.path is not PathKind.DISAGGREGATED and not assignment.began:
+        # It has ended before its prompt was believed to have: prompts are faster, by how much nobody tells.
+        services.estimates.learn_prefill(
+            seconds=services.clock() - assignment.started_at, pending_tokens=assignment.pending_at_start
+        )
     services.ledger.succeeded(call.entry)
     usage = usage_of(document)
     if usage is not None:
@@ -154,16 +162,14 @@ async def _end_stream(visit: Visit, client: AbstractStreamWriter, call: Call, en
         await _write(client, error_event(error))
 
 
-def _expect_first_token(visit: Visit, assignment: Assignment) -> asyncio.TimerHandle | None:
+def _expect_first_token(visit: Visit, assignment: Assignment) -> asyncio.TimerHandle:
     """Nobody tells when an answer in one piece gets its first token, yet queues and drains wait for it.
 
     A KV transfer has ended by its own timeout; a prompt is done by the speed that others had.
     """
-    seconds: float | None = visit.settings.kv_transfer_timeout_seconds
+    seconds = visit.settings.kv_transfer_timeout_seconds
     if assignment.path is not PathKind.DISAGGREGATED:
         seconds = visit.services.estimates.prefill_seconds(assignment.pending_at_start)
-    if seconds is None:
-        return None
     return asyncio.get_running_loop().call_later(seconds, _assume_first_token, visit, assignment)
 
 

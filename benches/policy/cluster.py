@@ -1,0 +1,114 @@
+"""The cluster of the benchmark: Llama-3.1-70B in FP8 on H200, tensor parallel 2, for every policy alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from benches.policy.workloads import WARM_UP_SECONDS
+from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.profiles import Profile, profile
+from inferencecluster.core.spec import (
+    Behavior,
+    ClusterSpec,
+    PoolSpec,
+    ScalingMode,
+    ScalingRules,
+    SelectPolicy,
+    Slo,
+)
+from inferencecluster.simulator.hardware import Hardware
+from inferencecluster.simulator.scenario import Scenario
+
+GPUS_PER_REPLICA: Final = 2
+KV_CAPACITY_TOKENS: Final = 1_120_000
+FIXED_REPLICAS: Final = 24
+FIXED_GPUS: Final = FIXED_REPLICAS * GPUS_PER_REPLICA
+INSIDE: Final = 0.99
+"""Share of requests inside the SLO that counts as holding it."""
+SLO: Final = Slo(percentile=99, ttft_seconds=1.0, itl_seconds=0.040)
+"""The TTFT target comes on top of each request's own prefill on an empty replica (`Scenario.scored_slo`)."""
+
+_ELASTIC_GPUS: Final = 2000
+"""Never binds: question (i) is about need."""
+_ELASTIC_MAXIMA: Final = (400, 200, 200)
+_INTERVAL_SECONDS: Final = 15.0
+_SHRINK_WINDOW_SECONDS: Final = 300.0
+_OVERFLOW_TOKENS: Final = 8192
+"""These three are the API's defaults."""
+_DEADLINE_SECONDS: Final = 1800.0
+
+Sizes = tuple[int, int, int]
+"""Prefill, decode, mixed."""
+
+
+def default_profile() -> Profile:
+    """The built-in profile with the benchmark's KV memory."""
+    known = profile("llama-3.1-70b-fp8/h200-tp2")
+    return replace(known, performance=replace(known.performance, kv_capacity_tokens=KV_CAPACITY_TOKENS))
+
+
+def hardware() -> dict[PoolName, Hardware]:
+    """Of every pool; what the operator believes of it is true."""
+    return {name: Hardware.of_profile(default_profile(), name) for name in PoolName}
+
+
+def elastic(*, boot_seconds: float, initial: Sizes, seed: int) -> Scenario:
+    """As many GPUs as anybody wants."""
+    spec = _spec(boot_seconds, minima=(1, 1, 0), maxima=_ELASTIC_MAXIMA, budget=_ELASTIC_GPUS)
+    return _scenario(spec, initial=initial, seed=seed)
+
+
+def reserved(*, boot_seconds: float, initial: Sizes, seed: int) -> Scenario:
+    """24 replicas that are paid for, in pools of any size."""
+    maxima = (FIXED_REPLICAS - 1, FIXED_REPLICAS - 1, FIXED_REPLICAS)
+    spec = _spec(boot_seconds, minima=(1, 1, 0), maxima=maxima, budget=FIXED_GPUS)
+    return _scenario(spec, initial=initial, seed=seed)
+
+
+def fixed(sizes: Sizes, *, seed: int) -> Scenario:
+    """Pools that never change. Pools without replicas are off."""
+    spec = _spec(0.0, minima=sizes, maxima=sizes, budget=FIXED_GPUS)
+    return _scenario(replace(spec, mode=ScalingMode.FIXED), initial=sizes, seed=seed)
+
+
+def by_pool(sizes: Sizes) -> Mapping[PoolName, int]:
+    """By name."""
+    return dict(zip(PoolName, sizes, strict=True))
+
+
+def _spec(boot_seconds: float, *, minima: Sizes, maxima: Sizes, budget: int) -> ClusterSpec:
+    performance = default_profile().performance
+    prefill, decode, mixed = (
+        PoolSpec(name, least, most, GPUS_PER_REPLICA, performance)
+        for name, least, most in zip(PoolName, minima, maxima, strict=True)
+    )
+    return ClusterSpec(
+        generation=1,
+        revision="benchmark",
+        budget_gpus=budget,
+        slo=SLO,
+        pools=(prefill, decode, mixed),
+        mode=ScalingMode.AUTOMATIC,
+        behavior=Behavior(_at_once(0.0), _at_once(_SHRINK_WINDOW_SECONDS)),
+        interval_seconds=_INTERVAL_SECONDS,
+        boot_seconds=boot_seconds,
+        startup_deadline_seconds=_DEADLINE_SECONDS,
+        drain_deadline_seconds=_DEADLINE_SECONDS,
+        overflow_tokens=_OVERFLOW_TOKENS,
+    )
+
+
+def _at_once(window: float) -> ScalingRules:
+    return ScalingRules(window, SelectPolicy.MAX, ())
+
+
+def _scenario(spec: ClusterSpec, *, initial: Sizes, seed: int) -> Scenario:
+    return Scenario(
+        spec=spec,
+        hardware=hardware(),
+        initial=by_pool(initial),
+        seed=seed,
+        warm_up_seconds=WARM_UP_SECONDS,
+    )

@@ -1,0 +1,181 @@
+"""The workloads of the benchmark, each for any seed and any share of its full load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from heapq import merge
+from types import MappingProxyType
+from typing import Final
+
+from benches.policy.traces import Traces
+from inferencecluster.core.errors import SpecError
+from inferencecluster.simulator.synthetic import DAY_SECONDS, Phase, Shape, alternating, diurnal
+from inferencecluster.simulator.workload import (
+    Request,
+    copied,
+    out_of_step,
+    scaled_time,
+    spliced,
+    with_burst,
+    with_mirrored_warm_up,
+)
+
+WARM_UP_SECONDS: Final = 600.0
+"""Mirrored in front of each workload and not scored."""
+JITTER_SECONDS: Final = 15.0
+COPIES: Final = 20
+SHIFT_SECONDS: Final = 300.0
+BURST_COPIES: Final = 6
+BURST_START: Final = 1800.0
+BURST_SECONDS: Final = 60.0
+BURST_FACTOR: Final = 10
+HALF_WAY: Final = 1750.0
+"""Of 58 minutes."""
+PHASE_SECONDS: Final = 600.0
+HOUR: Final = 3600.0
+DAY_SPEED: Final = 6.0
+"""The synthetic day passes in four hours: a whole day at 60 requests/s would be three million requests per run."""
+
+_PROMPT_HEAVY: Final = Phase(Shape(2000, 40), 50.0)
+_DECODE_HEAVY: Final = Phase(Shape(400, 400), 55.0)
+"""About 15 prefill replicas and 2 decode replicas of the default hardware, and about 3 and 9."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spotlight:
+    """A part of a workload that is also judged by itself; seconds after the warm-up."""
+
+    name: str
+    start: float
+    end: float
+
+
+Build = Callable[[Traces, float, int], Iterator[Request]]
+"""Base traces, share of the full load, seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One workload."""
+
+    name: str
+    title: str
+    build: Build
+    spotlights: tuple[Spotlight, ...] = ()
+
+    def requests(self, traces: Traces, *, load: float, seed: int) -> Iterator[Request]:
+        """The warm-up and all that is scored; `load` 1 is the full load."""
+        return with_mirrored_warm_up(self.build(traces, load, seed), WARM_UP_SECONDS)
+
+
+def _same_step(trace: str, copies: int) -> Build:
+    def build(traces: Traces, load: float, seed: int) -> Iterator[Request]:
+        requests = traces.read(trace)
+        return copied(requests, copies=copies * load, jitter_seconds=JITTER_SECONDS, seed=seed)
+
+    return build
+
+
+def _out_of_step(trace: str) -> Build:
+    def build(traces: Traces, load: float, seed: int) -> Iterator[Request]:
+        requests = traces.read(trace)
+        tenants = int(COPIES * load)
+        whole = out_of_step(requests, copies=tenants, shift_seconds=SHIFT_SECONDS, seed=seed)
+        # One more tenant who sends a part of the trace makes any load possible.
+        last = list(out_of_step(requests, copies=1, shift_seconds=SHIFT_SECONDS, seed=seed + 1_000_000))
+        part = copied(last, copies=COPIES * load - tenants, jitter_seconds=0.0, seed=seed)
+        return merge(whole, part)
+
+    return build
+
+
+def _burst(traces: Traces, load: float, seed: int) -> Iterator[Request]:
+    plain = _same_step("conversation", BURST_COPIES)(traces, load, seed)
+    return with_burst(plain, start=BURST_START, seconds=BURST_SECONDS, factor=BURST_FACTOR, seed=seed)
+
+
+def _turning(traces: Traces, load: float, seed: int) -> Iterator[Request]:
+    first = _same_step("conversation", COPIES)(traces, load, seed)
+    second = _same_step("code", COPIES)(traces, load, seed)
+    return spliced(first, second, at=HALF_WAY)
+
+
+def _alternating(traces: Traces, load: float, seed: int) -> Iterator[Request]:  # noqa: ARG001 - `Build`: no trace
+    phases = [
+        Phase(phase.shape, phase.requests_per_second * load) for phase in (_PROMPT_HEAVY, _DECODE_HEAVY)
+    ]
+    return alternating(phases, phase_seconds=PHASE_SECONDS, duration_seconds=HOUR, seed=seed)
+
+
+def _day(traces: Traces, load: float, seed: int) -> Iterator[Request]:  # noqa: ARG001 - `Build`: no trace
+    requests = diurnal(
+        Shape(1020, 129),
+        peak_requests_per_second=60.0 * load / DAY_SPEED,
+        trough_share=0.2,
+        duration_seconds=DAY_SECONDS,
+        seed=seed,
+    )
+    return scaled_time(requests, 1.0 / DAY_SPEED)
+
+
+WORKLOADS: Final[Mapping[str, Workload]] = MappingProxyType(
+    {
+        workload.name: workload
+        for workload in (
+            Workload(
+                "conversation",
+                f"Azure conversation x{COPIES}, copies moved by up to {JITTER_SECONDS:.0f} s",
+                _same_step("conversation", COPIES),
+            ),
+            Workload(
+                "code",
+                f"Azure code x{COPIES}, copies moved by up to {JITTER_SECONDS:.0f} s",
+                _same_step("code", COPIES),
+            ),
+            Workload(
+                "conversation-tenants",
+                f"Azure conversation, {COPIES} tenants out of step by up to {SHIFT_SECONDS / 60:.0f} min",
+                _out_of_step("conversation"),
+            ),
+            Workload(
+                "code-tenants",
+                f"Azure code, {COPIES} tenants out of step by up to {SHIFT_SECONDS / 60:.0f} min",
+                _out_of_step("code"),
+            ),
+            Workload(
+                "conversation-burst",
+                f"Azure conversation x{BURST_COPIES} with one minute of {BURST_FACTOR}x",
+                _burst,
+                (Spotlight("the minute", BURST_START, BURST_START + BURST_SECONDS),),
+            ),
+            Workload(
+                "conversation-to-code", f"Azure conversation x{COPIES} turning into code half-way", _turning
+            ),
+            Workload(
+                "alternating",
+                "prompt-heavy (2,000/40 tokens) and decode-heavy (400/400) phases of 10 minutes in turn",
+                _alternating,
+                tuple(
+                    Spotlight(f"phase {number + 1}", number * PHASE_SECONDS, (number + 1) * PHASE_SECONDS)
+                    for number in range(int(HOUR / PHASE_SECONDS))
+                ),
+            ),
+            Workload("day", "a day (1,020/129 tokens), a fifth of its peak at night, in four hours", _day),
+        )
+    }
+)
+"""In the order of tables."""
+
+
+def workload(name: str) -> Workload:
+    """Raises `SpecError` that lists the known names."""
+    found = WORKLOADS.get(name)
+    if found is None:
+        raise SpecError(
+            field="--workloads",
+            value=repr(name),
+            rule=f"the workloads are {', '.join(WORKLOADS)}",
+            advice="name some of them, separated by commas",
+        )
+    return found

@@ -1,0 +1,215 @@
+"""A plan as text for people and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from inferencecluster.cli.render import to_yaml
+from inferencecluster.planner.answer import Objective, Option, Plan, verdict, why_it_loses
+from inferencecluster.planner.catalogue import PRICES_AS_OF
+from inferencecluster.planner.cost import Bill
+from inferencecluster.planner.designs import Disaggregated, Mixed
+from inferencecluster.planner.levers import Staircase, Surroundings
+from inferencecluster.planner.verify import Confirmed
+from inferencecluster.render.manifest import Manifest
+
+RUNNERS_UP: Final = 5
+"""Shown beside the best one; the best mixed and the best disaggregated design are always among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Everything that is told."""
+
+    plan: Plan
+    confirmed: Confirmed | None
+    """None when nobody asked the simulator."""
+    manifest: Manifest
+    staircase: Staircase
+    surroundings: Surroundings
+    """Of the staircase."""
+
+
+def summary(answer: Answer) -> list[str]:
+    """The answer in a few lines."""
+    found, best = answer.plan, answer.plan.best
+    target = found.question.target
+    load = found.question.traffic.description
+    if found.question.objective is Objective.THROUGHPUT:
+        load = f"{best.scale:.2f} times {load}"
+    slo = (
+        f"{target.share:.0%} within {target.ttft_seconds * 1000:.0f} ms to the first token and "
+        f"{target.itl_seconds * 1000:.0f} ms per token"
+    )
+    bills = (
+        f"static peak {_bill(best.cost.static)}; following the demand {_bill(best.cost.autoscaled)}, "
+        f"{best.cost.saving:.0%} less, ${best.dollars_per_thousand:.3g} per 1,000 requests"
+    )
+    prices = ", ".join(f"{gpu.name} ${gpu.dollars_per_hour:g}" for gpu in found.question.gpus)
+    return [
+        f"{load}; {slo}",
+        f"take {best.design.name}: {sizes_text(best)}, {best.fitted.peak_gpus} GPUs at the peak",
+        verdict(found),
+        bills,
+        *_verification(answer),
+        f"prices per GPU-hour: {prices} (defaults: {PRICES_AS_OF})",
+    ]
+
+
+def print_tables(answer: Answer, console: Console) -> None:
+    """Answer, runners-up, staircase, and the object at the end."""
+    for line in summary(answer):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(_options_table(answer.plan))
+    for option in shown(answer.plan)[1:]:
+        reason = why_it_loses(answer.plan, option)
+        console.print(f"{option.design.name} {reason}", highlight=False, soft_wrap=True)
+    for item in answer.plan.rejected:
+        console.print(f"{item.design.name} is out: {item.reason}", highlight=False, soft_wrap=True)
+    console.print(_staircase_table(answer))
+    for stair in answer.staircase.stairs:
+        if stair.price:
+            console.print(f"{stair.name} costs: {stair.price}", highlight=False, soft_wrap=True)
+    for name, reason in answer.staircase.left_out:
+        console.print(f"not on the stairs: {name}: {reason}", highlight=False, soft_wrap=True)
+    console.print(to_yaml([answer.manifest]), highlight=False, soft_wrap=True, markup=False, end="")
+
+
+def document(answer: Answer) -> dict[str, Any]:
+    """Everything, ready for JSON."""
+    found = answer.plan
+    question = found.question
+    return {
+        "verdict": verdict(found),
+        "objective": question.objective.value,
+        "traffic": question.traffic.description,
+        "slo": {
+            "percentile": round(question.target.share * 100),
+            "ttft_ms": round(question.target.ttft_seconds * 1000),
+            "itl_ms": round(question.target.itl_seconds * 1000),
+        },
+        "dollars_per_gpu_hour": {gpu.name: gpu.dollars_per_hour for gpu in question.gpus},
+        "options": [_option(found, option) for option in found.options],
+        "rejected": [{"design": item.design.name, "reason": item.reason} for item in found.rejected],
+        "simulated": _simulated(answer),
+        "staircase": {
+            "profile": answer.surroundings.profile.name,
+            "itl_ms": answer.surroundings.itl_seconds * 1000,
+            "stairs": [asdict(stair) for stair in answer.staircase.stairs],
+            "left_out": dict(answer.staircase.left_out),
+        },
+        "manifest": answer.manifest,
+    }
+
+
+def sizes_text(option: Option) -> str:
+    """Replicas per pool at the peak, such as `11 prefill + 3 decode`."""
+    pools = zip(option.design.pools, option.fitted.peak, strict=True)
+    return " + ".join(f"{size} {name}" for (name, _), size in pools)
+
+
+def shown(found: Plan) -> list[Option]:
+    """The first options, and the best of each kind."""
+    best = [found.best_of(Mixed), found.best_of(Disaggregated)]
+    late = [option for option in best if option is not None and option not in found.options[: RUNNERS_UP + 1]]
+    return [*found.options[: RUNNERS_UP + 1], *late]
+
+
+def _bill(bill: Bill) -> str:
+    return f"{bill.gpu_hours:.1f} GPU-hours, ${bill.dollars:.2f}"
+
+
+def _verification(answer: Answer) -> list[str]:
+    confirmed = answer.confirmed
+    if confirmed is None:
+        return ["not simulated"]
+    seen = confirmed.verified
+    measured = (
+        f"simulated: {seen.static_attainment:.1%} of {seen.requests} requests in time on {seen.static_gpus:.0f} GPUs; "
+        f"{seen.autoscaled_attainment:.1%} on {seen.autoscaled_gpus:.1f} on average where the operator sizes the pools"
+    )
+    lines = [measured]
+    if not confirmed.holds:
+        lines.append("THE SIMULATOR DOES NOT CONFIRM THIS PLAN, nor the next ones: do not rely on it")
+    elif seen.autoscaled_attainment < answer.plan.question.target.share:
+        lines.append("the operator is surprised by this load: raise minReplicas, or shorten the boot")
+    return lines
+
+
+def _simulated(answer: Answer) -> dict[str, Any] | None:
+    if answer.confirmed is None:
+        return None
+    return {**asdict(answer.confirmed.verified), "holds": answer.confirmed.holds}
+
+
+def _option(found: Plan, option: Option) -> dict[str, Any]:
+    fitted = option.fitted
+    pools = zip(option.design.pools, fitted.quietest, fitted.peak, strict=True)
+    return {
+        "design": option.design.name,
+        "pools": {
+            name.value: {
+                "profile": shape.profile.name,
+                "gpus_per_replica": shape.gpus,
+                "replicas_quietest": least,
+                "replicas_peak": most,
+            }
+            for (name, shape), least, most in pools
+        },
+        "peak_gpus": fitted.peak_gpus,
+        "load_scale": option.scale,
+        "expected_attainment": fitted.attainment,
+        "static_peak": asdict(option.cost.static),
+        "autoscaled": asdict(option.cost.autoscaled),
+        "dollars_per_thousand_requests": option.dollars_per_thousand,
+        "why": "best" if option is found.best else why_it_loses(found, option),
+    }
+
+
+def _options_table(found: Plan) -> Table:
+    table = Table(title="designs that hold the SLO, replicas at their peak", title_justify="left")
+    table.add_column("design", no_wrap=True)
+    table.add_column("replicas", no_wrap=True)
+    columns = ["GPUs", "static $", "autoscaled $", "kWh"]
+    if found.question.objective is Objective.THROUGHPUT:
+        columns.append("load")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for option in shown(found):
+        cells = (
+            str(option.fitted.peak_gpus),
+            f"{option.cost.static.dollars:.2f}",
+            f"{option.cost.autoscaled.dollars:.2f}",
+            f"{option.cost.autoscaled.kilowatt_hours:.1f}",
+            f"x {option.scale:.2f}",
+        )
+        replicas = " + ".join(str(size) for size in option.fitted.peak)
+        table.add_row(option.design.name, replicas, *cells[: len(columns)])
+    return table
+
+
+def _staircase_table(answer: Answer) -> Table:
+    around = answer.surroundings
+    table = Table(
+        title=f"users per GPU on {around.profile.name}, one token per {around.itl_seconds * 1000:.0f} ms each",
+        title_justify="left",
+    )
+    table.add_column("lever, on top of those above")
+    for name in ("users", "in flight", "req/s", "ms/token", "KV B/token"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("basis")
+    for stair in answer.staircase.stairs:
+        table.add_row(
+            stair.name,
+            f"{stair.users_per_gpu:.1f}",
+            f"{stair.sequences_per_gpu:.1f}",
+            f"{stair.requests_per_gpu:.2f}",
+            f"{stair.token_milliseconds:.1f}",
+            f"{stair.kv_bytes_per_token:,.0f}",
+            stair.basis,
+        )
+    return table

@@ -1,0 +1,243 @@
+"""`kubectl-ic simulate`: what an InferenceCluster does under a trace, before anything runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from inferencecluster.cli.render import EXIT_BAD_INPUT, STANDARD_INPUT, read_cluster
+from inferencecluster.cli.simulate_inputs import Cluster, cluster_of
+from inferencecluster.cli.simulate_page import page
+from inferencecluster.cli.simulate_tables import print_tables
+from inferencecluster.core.errors import SpecError
+from inferencecluster.core.fleet import PoolName
+from inferencecluster.simulator.policies.context import PolicyContext
+from inferencecluster.simulator.policies.hindsight import Hindsight
+from inferencecluster.simulator.policies.registry import POLICIES, build_policy
+from inferencecluster.simulator.report import Report
+from inferencecluster.simulator.scenario import Boot, Scenario
+from inferencecluster.simulator.signals import SizingPolicy
+from inferencecluster.simulator.simulation import simulate
+from inferencecluster.simulator.workload import (
+    Request,
+    copied,
+    parse_trace,
+    read_trace,
+    with_mirrored_warm_up,
+)
+
+JITTER_SECONDS: Final = 15.0
+"""Copies of a request come up to so much earlier or later, as in the published benchmark."""
+WARM_UP_SECONDS: Final = 600.0
+"""The beginning of the trace, mirrored in front of it and not counted: the cluster is found at work, not newly made."""
+PLAIN_WIDTH: Final = 120
+"""Columns where the output is no terminal."""
+_OPERATOR: Final = "the operator, in the spec's mode"
+
+
+class SimulationFormat(StrEnum):
+    """How the outcome is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    HTML = "html"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One simulation and what it was asked."""
+
+    cluster: Cluster
+    trace: str
+    seed: int
+    boot_seconds: float
+    report: Report
+
+    def document(self) -> dict[str, Any]:
+        """As JSON. Times are seconds after the warm-up; `sizes` are the wanted ones, `timeline` has the existing ones."""
+        asked = {
+            "cluster": self.cluster.name,
+            "trace": self.trace,
+            "seed": self.seed,
+            "boot_seconds": self.boot_seconds,
+            "slo": {
+                "ttft_ms": self.cluster.spec.slo.ttft_seconds * 1000,
+                "itl_ms": self.cluster.spec.slo.itl_seconds * 1000,
+                "percentile": self.cluster.spec.slo.percentile,
+            },
+            "notes": list(self.cluster.notes),
+        }
+        return asked | self.report.document()
+
+
+def simulate_command(
+    file: Annotated[Path, typer.Argument(help="File with one InferenceCluster; - reads standard input.")],
+    *,
+    trace: Annotated[
+        Path,
+        typer.Option(help="CSV with TIMESTAMP,ContextTokens,GeneratedTokens; - reads standard input."),
+    ],
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="Who sizes the pools instead of the operator: "
+            + ", ".join(POLICIES)
+            + ". POLICY@0.7 sets its knob.",
+            show_default=_OPERATOR,
+        ),
+    ] = None,
+    boot_seconds: Annotated[
+        float | None,
+        typer.Option(
+            help="From a replica's creation to readiness.", min=0.0, show_default="expectedBootSeconds"
+        ),
+    ] = None,
+    boot_spread: Annotated[
+        float,
+        typer.Option(help="Standard deviation of the logarithm of each part of a boot.", min=0.0, max=2.0),
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn: equal runs repeat exactly.")] = 0,
+    copies: Annotated[
+        float, typer.Option(help="How often each request comes, moved by up to 15 s.", min=0.001)
+    ] = 1.0,
+    warm_up_seconds: Annotated[
+        float, typer.Option(help="Beginning that is mirrored in front and not counted.", min=0.0)
+    ] = WARM_UP_SECONDS,
+    output: Annotated[
+        SimulationFormat, typer.Option("--format", help="table, json, or one html page.")
+    ] = SimulationFormat.TABLE,
+) -> None:
+    """Serve a trace with the cluster in FILE, on the simulator; needs no cluster and changes nothing.
+
+    The operator's own decisions and the router's run unchanged; only engines and network are modelled.
+    """
+    try:
+        cluster = cluster_of(read_cluster(file), boot_seconds=boot_seconds)
+        requests = _requests(trace, copies=copies, seed=seed)
+        boot = Boot.of(cluster.spec.boot_seconds, spread=boot_spread)
+        warm_up = min(warm_up_seconds, requests[-1].arrival)
+        scenario = Scenario(cluster.spec, cluster.hardware, seed=seed, boot=boot, warm_up_seconds=warm_up)
+        workload = _with_warm_up(requests, warm_up)
+        report = _simulate(scenario, workload, _policy(policy, cluster, workload))
+    except SpecError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(EXIT_BAD_INPUT) from None
+    _print(Run(cluster, str(trace), seed, cluster.spec.boot_seconds, report), output)
+
+
+def _requests(trace: Path, *, copies: float, seed: int) -> Sequence[Request]:
+    """The whole trace; at least one request."""
+    try:
+        if trace == STANDARD_INPUT:
+            requests = list(parse_trace(sys.stdin, source="standard input"))
+        else:
+            requests = list(read_trace(trace))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(
+            field="--trace", value=trace, rule=f"it could not be read: {error}", advice="name a CSV file"
+        ) from error
+    if copies != 1.0:
+        requests = list(copied(requests, copies=copies, jitter_seconds=JITTER_SECONDS, seed=seed))
+    if not requests:
+        raise SpecError(
+            field="--trace", value=trace, rule="it holds no request", advice="name a trace with at least one"
+        )
+    return requests
+
+
+def _with_warm_up(requests: Sequence[Request], seconds: float) -> Sequence[Request]:
+    """Mirrored; every request of the trace counts once, also one that arrives at 0 and mirrors onto itself."""
+    found = list(with_mirrored_warm_up(requests, seconds))
+    before = [request for request in found[: -len(requests)] if request.arrival < seconds]
+    return [*before, *found[-len(requests) :]]
+
+
+def _policy(text: str | None, cluster: Cluster, workload: Sequence[Request]) -> SizingPolicy | None:
+    """None: the operator. Raises `SpecError` for names and knobs that nobody has."""
+    if text is None:
+        return None
+    name, _, knob = text.partition("@")
+    try:
+        target = float(knob) if knob else None
+    except ValueError:
+        raise SpecError(
+            field="--policy",
+            value=repr(text),
+            rule="the knob is a number",
+            advice="write for example hpa-busy@0.7",
+        ) from None
+    context = PolicyContext(
+        spec=cluster.spec,
+        boot_seconds=cluster.spec.boot_seconds,
+        prompt_tokens=sum(request.prompt_tokens for request in workload) / len(workload),
+        output_tokens=sum(request.output_tokens for request in workload) / len(workload),
+        workload=workload,
+        target=target,
+    )
+    if name == "static":
+        context = _with_peak_sizes(context)
+    return build_policy(name, context)
+
+
+def _with_peak_sizes(context: PolicyContext) -> PolicyContext:
+    """Static peak: the sizes that hindsight needs in the busiest moment, within each pool's bounds."""
+    peak: Mapping[PoolName, int] = Hindsight(context).peak_sizes()
+    sizes = {
+        pool.name: min(max(peak[pool.name], pool.min_replicas), pool.max_replicas)
+        for pool in context.spec.pools
+    }
+    return PolicyContext(
+        spec=context.spec,
+        boot_seconds=context.boot_seconds,
+        prompt_tokens=context.prompt_tokens,
+        output_tokens=context.output_tokens,
+        static_sizes=MappingProxyType(sizes),
+        target=context.target,
+    )
+
+
+def _simulate(scenario: Scenario, workload: Sequence[Request], policy: SizingPolicy | None) -> Report:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"{len(workload):,} requests", total=1.0)
+
+        def show(share: float | None, _seconds: float, _requests: int) -> None:
+            bar.update(task, completed=share or 0.0)
+
+        return simulate(scenario, workload, policy, progress=show)
+
+
+def _print(run: Run, output: SimulationFormat) -> None:
+    match output:
+        case SimulationFormat.JSON:
+            typer.echo(json.dumps(run.document(), indent=2, allow_nan=False))
+        case SimulationFormat.HTML:
+            typer.echo(page(run.document()), nl=False)
+        case SimulationFormat.TABLE:
+            print_tables(run.document(), Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH))

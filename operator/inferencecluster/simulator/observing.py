@@ -1,0 +1,273 @@
+"""What operator and policies see of the simulated cluster: `Observation` and `Signals`, as the real ones would be."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.missing import Missing
+from inferencecluster.core.observation import (
+    Flow,
+    MetricsSample,
+    Observation,
+    PoolUtilization,
+    QueueState,
+    RouterSample,
+)
+from inferencecluster.core.spec import ClusterSpec
+from inferencecluster.simulator.counters import Counters, Totals
+from inferencecluster.simulator.frontend import Frontend
+from inferencecluster.simulator.ledger import Entry
+from inferencecluster.simulator.replicas import Replicas, SimulatedReplica
+from inferencecluster.simulator.signals import PoolSignals, ReplicaSignals, Signals
+
+TENSOR_ACTIVE_PREFILL: Final = 0.92
+TENSOR_ACTIVE_DECODE: Final = 0.28
+"""Share of a phase's busy time with active tensor cores (InfoWorld, 2026-04-23, Llama 70B on H100)."""
+DRAM_ACTIVE_PREFILL: Final = 0.30
+DRAM_ACTIVE_DECODE: Final = 0.90
+"""Share of a phase's busy time with an active memory bus: about 30 % in prefill, near full in decode."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """What one replica has done since it became ready."""
+
+    since: float
+    prefill_seconds: float
+    decode_seconds: float
+    sequence_seconds: float
+    kv_token_seconds: float
+    concurrency_seconds: float
+
+    def less(self, before: _Use | None) -> _Use:
+        """What it has done since `before`; all of it where there is none."""
+        if before is None:
+            return self
+        return _Use(
+            self.since,
+            self.prefill_seconds - before.prefill_seconds,
+            self.decode_seconds - before.decode_seconds,
+            self.sequence_seconds - before.sequence_seconds,
+            self.kv_token_seconds - before.kv_token_seconds,
+            self.concurrency_seconds - before.concurrency_seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    totals: Totals
+    uses: Mapping[str, _Use]
+    """By uid of the replicas that were ready."""
+
+
+class Observer:
+    """Looks at the cluster on the operator's behalf."""
+
+    def __init__(
+        self, frontend: Frontend, replicas: Replicas, counters: Counters, *, window_seconds: float
+    ) -> None:
+        """`window_seconds`: what metrics are taken over."""
+        self._frontend = frontend
+        self._replicas = replicas
+        self._counters = counters
+        self._window_seconds = window_seconds
+        self._snapshots: deque[_Snapshot] = deque()
+        self._metrics: MetricsSample | Missing = Missing("NotAskedYet", "no scrape yet")
+        self._last: Totals | None = None
+        self._policy_last: _Snapshot | None = None
+
+    def observe(
+        self,
+        now: float,
+        spec: ClusterSpec,
+        *,
+        external: Mapping[PoolName, int] | Missing,
+        sizing_due: bool,
+    ) -> Observation:
+        """One look of the operator. The flow is counted from the look before this one."""
+        self._account(now)
+        totals = self._counters.totals(now)
+        if sizing_due:
+            self._scrape(totals, spec)
+        flow: Flow | Missing = Missing("FirstLook", "a flow needs two looks at the routers")
+        if self._last is not None:
+            flow = totals.flow_since(self._last)
+        routers = RouterSample(self._queue(now), flow)
+        self._last = totals
+        return Observation(
+            now=now,
+            spec=spec,
+            replicas=self._replicas.observed(),
+            routers=routers,
+            metrics=self._metrics,
+            capacity=self._replicas.nodes.capacity(),
+            external=external,
+            sizing_due=sizing_due,
+        )
+
+    def signals(self, now: float, spec: ClusterSpec) -> Signals:
+        """One look of a policy; everything is over the time since the one before it."""
+        self._account(now)
+        snapshot = _Snapshot(self._counters.totals(now), self._uses(now))
+        before = self._policy_last or _Snapshot(Counters().totals(0.0), {})
+        self._policy_last = snapshot
+        totals, earlier = snapshot.totals, before.totals
+        return Signals(
+            now=now,
+            spec=spec,
+            pools=MappingProxyType({name: self._pool(name, spec, snapshot, before) for name in PoolName}),
+            flow=totals.flow_since(earlier),
+            decoded_tokens=float(totals.decoded_tokens - earlier.decoded_tokens),
+            completed_tokens=float(totals.completed_tokens - earlier.completed_tokens),
+            held_requests=self._frontend.held_requests,
+            held_tokens=self._frontend.held_tokens,
+            head_age_seconds=self._frontend.head_age_seconds(now),
+            mean_ttft_seconds=totals.mean_ttft_since(earlier),
+            mean_itl_seconds=totals.mean_itl_since(earlier),
+        )
+
+    def _account(self, now: float) -> None:
+        for entry in self._frontend.ledger.entries.values():
+            entry.engine.account(now)
+
+    def _scrape(self, totals: Totals, spec: ClusterSpec) -> None:
+        """A new sample of the metrics: what grew within their window."""
+        now = totals.time
+        snapshot = _Snapshot(totals, self._uses(now))
+        snapshots = self._snapshots
+        # The oldest one kept is the youngest that is at least a window old: ticks come a little early or late.
+        while len(snapshots) > 1 and snapshots[1].totals.time <= now - 0.99 * self._window_seconds:
+            snapshots.popleft()
+        if not snapshots:
+            self._metrics = Missing("NoSeries", "a rate needs two scrapes")
+        else:
+            oldest = snapshots[0]
+            self._metrics = MetricsSample(
+                flow=totals.flow_since(oldest.totals),
+                ttft_seconds=totals.ttft_since(oldest.totals, spec.slo.percentile),
+                itl_seconds=totals.itl_since(oldest.totals, spec.slo.percentile),
+                utilization=MappingProxyType(self._utilization(snapshot, oldest)),
+            )
+        snapshots.append(snapshot)
+
+    def _utilization(self, now: _Snapshot, before: _Snapshot) -> dict[PoolName, PoolUtilization]:
+        found: dict[PoolName, PoolUtilization] = {}
+        for name in PoolName:
+            shares = [
+                (use.prefill_seconds / seconds, use.decode_seconds / seconds)
+                for _, use, seconds in self._grown(name, now, before)
+            ]
+            if shares:
+                prefill = sum(share[0] for share in shares) / len(shares)
+                decode = sum(share[1] for share in shares) / len(shares)
+                found[name] = PoolUtilization(
+                    tensor_active=TENSOR_ACTIVE_PREFILL * prefill + TENSOR_ACTIVE_DECODE * decode,
+                    dram_active=DRAM_ACTIVE_PREFILL * prefill + DRAM_ACTIVE_DECODE * decode,
+                )
+        return found
+
+    def _grown(
+        self, name: PoolName, now: _Snapshot, before: _Snapshot
+    ) -> Iterable[tuple[SimulatedReplica, _Use, float]]:
+        """What each ready replica of a pool did between two snapshots, and the seconds that it was there."""
+        for replica in self._replicas:
+            use = now.uses.get(replica.uid)
+            if replica.home is name and use is not None:
+                seconds = now.totals.time - max(before.totals.time, use.since)
+                if seconds > 0:
+                    yield replica, use.less(before.uses.get(replica.uid)), seconds
+
+    def _uses(self, now: float) -> dict[str, _Use]:
+        found: dict[str, _Use] = {}
+        for replica in self._replicas:
+            entry = replica.entry
+            if entry is None or not entry.alive or replica.ready_at is None:
+                continue
+            entry.note(now, 0)
+            usage = entry.engine.usage
+            found[replica.uid] = _Use(
+                replica.ready_at,
+                usage.prefill_seconds,
+                usage.decode_seconds,
+                usage.sequence_seconds,
+                usage.kv_token_seconds,
+                entry.concurrency_seconds,
+            )
+        return found
+
+    def _queue(self, now: float) -> QueueState:
+        frontend = self._frontend
+        entries = frontend.ledger.entries.values()
+        return QueueState(
+            held_requests=frontend.held_requests,
+            held_tokens=frontend.held_tokens,
+            head_age_seconds=frontend.head_age_seconds(now),
+            pending_prefill_tokens=sum(entry.pending_prefill_tokens for entry in entries),
+            decoding_sequences=sum(entry.decoding for entry in entries),
+            resident_kv_tokens=sum(entry.resident_kv_tokens(now) for entry in entries),
+            mixed_requests=frontend.ledger.mixed_requests,
+            borrowed_replicas=tuple(sorted(entry.name for entry in entries if entry.borrowed)),
+        )
+
+    def _pool(self, name: PoolName, spec: ClusterSpec, now: _Snapshot, before: _Snapshot) -> PoolSignals:
+        mine = [replica for replica in self._replicas if replica.home is name]
+        serving = [replica for replica in mine if replica.is_serving]
+        used = [
+            (replica, use, seconds)
+            for replica, use, seconds in self._grown(name, now, before)
+            if replica.is_serving
+        ]
+        count = len(used) or 1
+        capacity = max(spec.pool(name).performance.kv_capacity_tokens, 1)
+        return PoolSignals(
+            replicas=sum(not replica.is_leaving and not replica.failure for replica in mine),
+            serving=len(serving),
+            kernel_utilization=sum(
+                (use.prefill_seconds + use.decode_seconds) / seconds for _, use, seconds in used
+            )
+            / count,
+            busy_share=sum(_busy(name, spec, use) / seconds for _, use, seconds in used) / count,
+            kv_share=sum(use.kv_token_seconds / seconds / capacity for _, use, seconds in used) / count,
+            concurrency=sum(use.concurrency_seconds / seconds for _, use, seconds in used),
+            members=tuple(
+                self._member(replica.entry, spec, now.totals)
+                for replica in sorted(serving, key=lambda replica: replica.name)
+                if replica.entry is not None
+            ),
+        )
+
+    def _member(self, entry: Entry, spec: ClusterSpec, totals: Totals) -> ReplicaSignals:
+        engine, performance = entry.engine, spec.pool(entry.home).performance
+        mean_prompt = totals.prompt_tokens / totals.requests if totals.requests else 0.0
+        return ReplicaSignals(
+            name=entry.name,
+            queued_tokens=entry.pending_prefill_tokens,
+            waiting_requests=engine.waiting_requests,
+            running_requests=engine.running_requests,
+            resident_kv_tokens=engine.resident_tokens(totals.time),
+            kv_capacity_tokens=entry.kv_capacity_tokens,
+            ttft_estimate_seconds=performance.prefill.seconds(entry.pending_prefill_tokens + mean_prompt),
+            itl_estimate_seconds=performance.decode.step_seconds(
+                max(1, engine.batch.size), engine.context_tokens(totals.time)
+            ),
+        )
+
+
+def _busy(name: PoolName, spec: ClusterSpec, use: _Use) -> float:
+    """Honest busy seconds of one replica: those of prompts, and those of sequences over the batch that keeps the ITL."""
+    prompts = use.prefill_seconds
+    if name is PoolName.PREFILL:
+        return prompts
+    if use.sequence_seconds <= 0:
+        return prompts if name is PoolName.MIXED else 0.0
+    context = use.kv_token_seconds / use.sequence_seconds
+    batch = spec.pool(name).performance.max_batch(
+        itl_seconds=spec.slo.itl_seconds, mean_context_tokens=context
+    )
+    tokens = use.sequence_seconds / max(batch, 1.0)
+    return prompts + tokens if name is PoolName.MIXED else tokens

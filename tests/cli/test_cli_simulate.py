@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner, Result
+
+from inferencecluster.cli.line_chart import Chart, Series, nice_ceiling, svg
+from inferencecluster.cli.simulate import simulate_command
+from inferencecluster.cli.simulate_tables import milliseconds, percent_of, sparkline
+from inferencecluster.simulator.policies.registry import POLICIES
+
+application = typer.Typer()
+application.command()(simulate_command)
+
+PROFILE = {"profile": "llama-3.1-70b-fp8/h200-tp2"}
+POOL: dict[str, Any] = {"minReplicas": 1, "maxReplicas": 4, "gpusPerReplica": 2, "performance": PROFILE}
+CLUSTER: dict[str, Any] = {
+    "apiVersion": "gpupools.dev/v1alpha1",
+    "kind": "InferenceCluster",
+    "metadata": {"name": "tiny"},
+    "spec": {
+        "model": {"source": "nvidia/Llama-3.1-70B-Instruct-FP8"},
+        "engine": {"image": "nvcr.io/nvidia/tensorrt-llm/release:1.2.1"},
+        "slo": {"ttftMilliseconds": 1000, "itlMilliseconds": 40},
+        "budget": {"gpus": 16},
+        "pools": {"prefill": POOL, "decode": POOL},
+        "scaling": {"expectedBootSeconds": 30},
+    },
+}
+COEFFICIENTS = {
+    "coefficients": {
+        "prefill": {
+            "baseNanoseconds": 8_000_000,
+            "perTokenPicoseconds": 60_000_000,
+            "perTokenSquaredPicoseconds": 900,
+        },
+        "decode": {
+            "baseNanoseconds": 12_000_000,
+            "perSequencePicoseconds": 32_000_000,
+            "perContextTokenPicoseconds": 19_000,
+        },
+        "kvCapacityTokens": 500_000,
+        "maxBatchSize": 128,
+    }
+}
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Path:
+    return write(tmp_path, CLUSTER)
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    lines = [f"2023-11-16 18:{second // 60:02d}:{second % 60:02d}.5,1000,100" for second in range(0, 900, 2)]
+    return trace_of(tmp_path, lines)
+
+
+def write(folder: Path, manifest: dict[str, Any]) -> Path:
+    file = folder / "cluster.yaml"
+    file.write_text(yaml.safe_dump(manifest))
+    return file
+
+
+def trace_of(folder: Path, lines: list[str], header: str = "TIMESTAMP,ContextTokens,GeneratedTokens") -> Path:
+    file = folder / "trace.csv"
+    file.write_text("\n".join([header, *lines]) + "\n")
+    return file
+
+
+def run(*arguments: object, standard_input: str | None = None) -> Result:
+    return CliRunner().invoke(application, [str(argument) for argument in arguments], input=standard_input)
+
+
+def simulated(cluster: Path, trace: Path, *arguments: object) -> dict[str, Any]:
+    result = run(cluster, "--trace", trace, "--format", "json", *arguments)
+    assert result.exit_code == 0, result.stderr
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+def test_json_tells_service_speed_cost_and_sizes_over_time(cluster: Path, trace: Path) -> None:
+    document = simulated(cluster, trace)
+    assert document["requests"] == document["completed"] == 450
+    assert document["failed"] == 0
+    assert document["slo_attainment"] == 1.0
+    for kind in ("ttft_ms", "tpot_ms"):
+        assert document[kind]["p50"] <= document[kind]["p90"] <= document[kind]["p99"]
+    # One prompt alone: 8.32 + 61.17 + 0.892 ms, and the way of its cache.
+    assert 70 < document["ttft_ms"]["p50"] < 90
+    assert 12.34 < document["tpot_ms"]["p50"] < 16
+    # Two replicas of two GPUs from the first to the last arrival.
+    assert document["gpu_hours"] == pytest.approx(4 * 898 / 3600)
+    assert document["gpu_hours_static_peak"] == pytest.approx(4 * 898 / 3600)
+    assert (document["scale_events"], document["conversions"]) == (0, 0)
+    assert document["sizes"] == [{"time": 0.0, "prefill": 1, "decode": 1, "mixed": 0}]
+    assert document["timeline"][0]["replicas"] == {"prefill": 1.0, "decode": 1.0, "mixed": 0.0}
+    assert document["boot_seconds"] == 30.0
+
+
+def test_equal_runs_print_the_same_and_another_seed_moves_the_copies(cluster: Path, trace: Path) -> None:
+    arguments = ("--copies", 2)
+    first = simulated(cluster, trace, *arguments)
+    assert simulated(cluster, trace, *arguments) == first
+    assert first["requests"] == 900
+    assert simulated(cluster, trace, *arguments, "--seed", 1)["timeline"] != first["timeline"]
+
+
+def test_pools_follow_a_load_that_one_replica_cannot_carry_after_a_boot(cluster: Path, trace: Path) -> None:
+    arguments = ("--copies", 60, "--warm-up-seconds", 0)
+    quick = simulated(cluster, trace, *arguments, "--boot-seconds", 5)
+    slow = simulated(cluster, trace, *arguments, "--boot-seconds", 400)
+    assert quick["scale_events"] > 0
+    assert max(item["replicas"]["prefill"] for item in quick["timeline"]) > 1
+    assert quick["slo_attainment"] > slow["slo_attainment"]
+    assert slow["boot_seconds"] == 400.0
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_can_be_named(cluster: Path, trace: Path, policy: str) -> None:
+    assert simulated(cluster, trace, "--policy", policy)["policy"] == policy
+
+
+def test_static_peak_holds_what_the_busiest_moment_needs(cluster: Path, trace: Path) -> None:
+    document = simulated(cluster, trace, "--policy", "static", "--copies", 60)
+    scored = [item for item in document["timeline"] if item["start"] + 60 <= document["seconds"]]
+    assert len({item["replicas"]["prefill"] for item in scored}) == 1
+    assert scored[0]["replicas"]["prefill"] > 1
+
+
+def test_the_knob_of_a_policy_is_set_behind_an_at_sign(cluster: Path, trace: Path) -> None:
+    busy = simulated(cluster, trace, "--policy", "hpa-busy@0.9", "--copies", 20)
+    idle = simulated(cluster, trace, "--policy", "hpa-busy@0.2", "--copies", 20)
+    assert busy["gpu_hours"] < idle["gpu_hours"]
+
+
+def test_a_warm_up_is_not_counted_and_may_be_left_out(cluster: Path, trace: Path) -> None:
+    without = simulated(cluster, trace, "--warm-up-seconds", 0)
+    assert without["requests"] == 450
+    assert without["seconds"] == pytest.approx(simulated(cluster, trace)["seconds"])
+
+
+def test_the_table_says_the_same_in_words(cluster: Path, trace: Path) -> None:
+    result = run(cluster, "--trace", trace)
+    assert result.exit_code == 0, result.stderr
+    assert (
+        "default/tiny, sized by the operator (Automatic): 100 % of 450 requests inside the SLO"
+        in result.stdout
+    )
+    assert re.search(r"^prefill +1\.0 +1\.0 +1\.0 +█+", result.stdout, re.MULTILINE)
+
+
+class _Links(HTMLParser):
+    """Tags and every address."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [
+            value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")
+        ]
+
+
+def test_html_is_one_file_that_needs_nothing_from_elsewhere(cluster: Path, trace: Path) -> None:
+    result = run(cluster, "--trace", trace, "--format", "html", "--copies", 20)
+    assert result.exit_code == 0, result.stderr
+    page = _Links()
+    page.feed(result.stdout)
+    assert page.addresses == []
+    assert "script" not in page.tags
+    assert "url(" not in result.stdout
+    assert "@import" not in result.stdout
+    assert page.tags.count("svg") == 3
+    for picture in re.findall(r"<svg.*?</svg>", result.stdout):
+        assert len(ET.fromstring(picture)) > 5  # noqa: S314 - our own output
+
+
+def test_names_are_escaped_in_html(tmp_path: Path, trace: Path) -> None:
+    odd = tmp_path / "a<b>&c.csv"
+    odd.write_text(trace.read_text())
+    result = run(write(tmp_path, CLUSTER), "--trace", odd, "--format", "html")
+    assert "a&lt;b&gt;&amp;c.csv" in result.stdout
+    assert "a<b>" not in result.stdout
+
+
+def test_the_trace_may_come_through_standard_input(cluster: Path, trace: Path) -> None:
+    result = run(cluster, "--trace", "-", "--format", "json", standard_input=trace.read_text())
+    assert json.loads(result.stdout)["requests"] == 450
+
+
+def _pools(**pools: dict[str, Any]) -> dict[str, Any]:
+    return {**CLUSTER, "spec": {**CLUSTER["spec"], "pools": pools}}
+
+
+def test_a_mixed_pool_alone_serves_whole_requests(tmp_path: Path, trace: Path) -> None:
+    document = simulated(write(tmp_path, _pools(mixed=POOL)), trace)
+    assert document["paths"]["mixed"] == 450
+    assert document["notes"] == []
+
+
+def test_measured_speeds_are_taken_and_what_is_unknown_is_said(tmp_path: Path, trace: Path) -> None:
+    manifest = _pools(mixed={**POOL, "performance": COEFFICIENTS})
+    manifest["spec"] = {**manifest["spec"], "model": {"source": "somebody/else"}}
+    document = simulated(write(tmp_path, manifest), trace)
+    assert document["requests"] == 450
+    assert [note.partition(":")[0] for note in document["notes"]] == ["mixed", "mixed"]
+    assert document["dollars"] == 0.0
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+def test_a_trace_without_requests_is_refused(cluster: Path, tmp_path: Path, cut: int) -> None:
+    file = trace_of(tmp_path, [])
+    file.write_text("" if cut else file.read_text())
+    result = run(cluster, "--trace", file)
+    assert result.exit_code == 2
+    assert ("TIMESTAMP" if cut else "it holds no request") in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("yesterday,10,10", "trace.csv, line 2, TIMESTAMP is 'yesterday'"),
+        ("1.5,ten,10", "trace.csv, line 2, ContextTokens is 'ten'"),
+        ("1.5,10,0", "trace.csv, line 2, GeneratedTokens is '0'"),
+        ("1.5,10", "trace.csv, line 2, GeneratedTokens is absent"),
+    ],
+)
+def test_a_bad_line_of_a_trace_is_named(cluster: Path, tmp_path: Path, line: str, message: str) -> None:
+    result = run(cluster, "--trace", trace_of(tmp_path, [line]))
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {message}")
+
+
+def _absent_trace(folder: Path) -> list[object]:
+    return [write(folder, CLUSTER), "--trace", folder / "nowhere.csv"]
+
+
+def _binary_trace(folder: Path) -> list[object]:
+    file = folder / "trace.csv"
+    file.write_bytes(b"\xff\xfe\x00")
+    return [write(folder, CLUSTER), "--trace", file]
+
+
+def _no_cluster(folder: Path) -> list[object]:
+    return [write(folder, {"kind": "Pod"}), "--trace", trace_of(folder, ["0,1,1"])]
+
+
+def _unknown_policy(folder: Path) -> list[object]:
+    return [write(folder, CLUSTER), "--trace", trace_of(folder, ["0,1,1"]), "--policy", "magic"]
+
+
+def _odd_knob(folder: Path) -> list[object]:
+    return [write(folder, CLUSTER), "--trace", trace_of(folder, ["0,1,1"]), "--policy", "hpa-busy@high"]
+
+
+def _nameless_speed(folder: Path) -> list[object]:
+    pool = {name: value for name, value in POOL.items() if name != "performance"}
+    return [write(folder, _pools(mixed=pool)), "--trace", trace_of(folder, ["0,1,1"])]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (_absent_trace, "--trace is"),
+        (_binary_trace, "--trace is"),
+        (_no_cluster, "it holds 0 objects of kind InferenceCluster"),
+        (_unknown_policy, "policy is 'magic', but the known policies are static, "),
+        (_odd_knob, "--policy is 'hpa-busy@high', but the knob is a number"),
+        (_nameless_speed, "spec.pools.mixed.performance is absent"),
+    ],
+)
+def test_bad_input_is_told_in_one_line_and_ends_with_2(
+    tmp_path: Path, arguments: Callable[[Path], list[object]], message: str
+) -> None:
+    result = run(*arguments(tmp_path))
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+
+
+def test_one_request_is_a_trace(cluster: Path, tmp_path: Path) -> None:
+    file = trace_of(tmp_path, ["0,100,1"])
+    document = simulated(cluster, file)
+    assert document["requests"] == 1
+    assert document["tpot_ms"]["p50"] is None
+    for form in ("table", "html"):
+        result = run(cluster, "--trace", file, "--format", form)
+        assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [([], ""), ([0.0, 0.0], "  "), ([0.01, 8.0], "▁█"), ([4.0, 8.0], "▄█"), ([1.0, 2.0, 8.0, 4.0], "▂█")],
+)
+def test_a_sparkline_shows_peaks_and_never_hides_a_little(values: list[float], line: str) -> None:
+    assert sparkline(values, width=2) == line
+
+
+@pytest.mark.parametrize(
+    ("value", "ceiling"), [(0.0, 1.0), (0.3, 0.4), (1.0, 1.0), (5.1, 8.0), (9.0, 10.0), (130.0, 200.0)]
+)
+def test_axes_end_at_round_numbers(value: float, ceiling: float) -> None:
+    assert nice_ceiling(value) == pytest.approx(ceiling)
+
+
+def test_an_empty_chart_is_a_picture_all_the_same() -> None:
+    assert ET.fromstring(svg(Chart("nothing", (Series("a", "prefill", ()),)), [], 1.0)).tag == "svg"  # noqa: S314 - ours
+
+
+@pytest.mark.parametrize(("share", "text"), [(1.0, "100 %"), (0.999999, "99.99%"), (0.5, "50.00%")])
+def test_a_share_is_never_rounded_up_to_all(share: float, text: str) -> None:
+    assert percent_of(share) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(None, "-"), (12.34, "12.3 ms"), (1234.5, "1,234 ms")])
+def test_milliseconds_are_as_exact_as_they_matter(value: float | None, text: str) -> None:
+    assert milliseconds(value) == text

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from inferencecluster.api.inferencecluster import parse_cluster
+from inferencecluster.cli import plan as plan_module
+from inferencecluster.cli.__main__ import application
+from inferencecluster.planner.answer import Option
+from inferencecluster.planner.capacity import Target
+from inferencecluster.planner.verify import Verified
+
+STEADY = ("--rate", "6", "--prompt-tokens", "1155", "--output-tokens", "211", "--gpu", "h200=3.8")
+MODEL = ("--model", "nvidia/Llama-3.1-70B-Instruct-FP8")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(application, ["plan", *arguments])
+
+
+def test_yaml_is_one_cluster_under_a_comment_that_tells_the_verdict() -> None:
+    result = run(*MODEL, *STEADY, "--no-verify", "--format", "yaml")
+    assert result.exit_code == 0, result.stderr
+    comments = [line for line in result.stdout.splitlines() if line.startswith("# ")]
+    assert comments[0].startswith("# 6 requests/s of 1155 prompt and 211 output tokens; 90% within 1000 ms")
+    assert "# not simulated" in comments
+    assert any("h200 $3.8" in line for line in comments)
+    found = yaml.safe_load(result.stdout)
+    found["metadata"] |= {"namespace": "default"}
+    assert parse_cluster(found).spec.slo.itl_milliseconds == 40
+
+
+def test_json_holds_options_staircase_and_the_simulators_measurement() -> None:
+    result = run(*MODEL, *STEADY, "--format", "json", "--ttft-ms", "500")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["slo"] == {"percentile": 90, "ttft_ms": 500, "itl_ms": 40}
+    assert found["dollars_per_gpu_hour"] == {"h200": 3.8}
+    assert found["options"][0]["why"] == "best"
+    assert all(option["expected_attainment"] >= 0.9 for option in found["options"])
+    assert found["simulated"]["holds"]
+    assert found["simulated"]["static_attainment"] >= 0.9
+    assert found["staircase"]["stairs"][1]["name"] == "continuous batching"
+    assert found["manifest"]["kind"] == "InferenceCluster"
+
+
+def test_the_table_ends_with_the_object_and_names_what_is_left_out() -> None:
+    result = run(*MODEL, *STEADY, "--no-verify")
+    assert result.exit_code == 0, result.stderr
+    assert "designs that hold the SLO" in result.stdout
+    assert "not on the stairs: FP4 KV cache: h200 has no FP4" in result.stdout
+    assert yaml.safe_load(result.stdout.split("---\n", 1)[1])["kind"] == "InferenceCluster"
+
+
+class Scripted:
+    """Stands for the simulator: (static, autoscaled) attainment of every option."""
+
+    answer = (0.0, 0.0)
+
+    def __init__(self, workload: object) -> None:
+        pass
+
+    def verify(self, option: Option, manifest: Mapping[str, Any], target: Target) -> Verified:
+        static, autoscaled = self.answer
+        return Verified(100, static, 4.0, autoscaled, 3.5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ((0.5, 0.5), "THE SIMULATOR DOES NOT CONFIRM THIS PLAN"),
+        ((0.95, 0.5), "the operator is surprised by this load"),
+    ],
+)
+def test_a_plan_that_the_simulator_doubts_says_so(
+    monkeypatch: pytest.MonkeyPatch, answer: tuple[float, float], expected: str
+) -> None:
+    monkeypatch.setattr(Scripted, "answer", answer)
+    monkeypatch.setattr(plan_module, "SimulatorVerifier", Scripted)
+    result = run(*MODEL, *STEADY)
+    assert result.exit_code == 0, result.stderr
+    assert expected in result.stdout
+    assert (
+        f"simulated: {answer[0]:.1%} of 100 requests in time on 4 GPUs; {answer[1]:.1%} on 3.5"
+        in result.stdout
+    )
+
+
+def test_without_the_simulator_json_says_null() -> None:
+    assert json.loads(run(*MODEL, *STEADY, "--no-verify", "--format", "json").stdout)["simulated"] is None
+
+
+def test_a_throughput_table_shows_the_load_that_fits() -> None:
+    result = run(*MODEL, *STEADY, "--no-verify", "--objective", "throughput", "--max-gpus", "8")
+    assert result.exit_code == 0, result.stderr
+    assert " times 6 requests/s" in result.stdout.splitlines()[0]
+    assert "load" in result.stdout
+
+
+def trace(path: Path, minutes: int = 4) -> Path:
+    lines = ["TIMESTAMP,ContextTokens,GeneratedTokens"]
+    lines += [
+        f"{second * 0.5},{800 + second % 7 * 100},{100 + second % 5 * 20}" for second in range(minutes * 120)
+    ]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_a_trace_is_planned_and_multiplied(tmp_path: Path) -> None:
+    file = trace(tmp_path / "requests.csv")
+    once, thrice = (
+        json.loads(run(*MODEL, "--trace", str(file), *extra, "--format", "json").stdout)
+        for extra in ((), ("--copies", "3"))
+    )
+    assert once["traffic"] == "requests.csv: 480 requests in 4 min"
+    assert "1440 requests" in thrice["traffic"]
+    assert once["simulated"]["requests"] >= 480
+
+
+def test_throughput_scales_the_trace_until_the_gpus_are_full(tmp_path: Path) -> None:
+    file = trace(tmp_path / "requests.csv")
+    arguments = ("--objective", "throughput", "--max-gpus", "4", "--gpu", "h200", "--format", "json")
+    result = run(*MODEL, "--trace", str(file), *arguments)
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["options"][0]["load_scale"] > 1
+    assert found["options"][0]["pools"]
+    assert found["manifest"]["spec"]["budget"] == {"gpus": 4}
+
+
+def test_mixed_only_is_an_answer() -> None:
+    result = run(*MODEL, *STEADY, "--no-verify", "--format", "json")
+    assert json.loads(result.stdout)["verdict"].startswith("mixed only")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(("--model", "gpt-2", *STEADY), "--model is 'gpt-2'", id="unknown model"),
+        pytest.param((*MODEL, *STEADY, "--gpu", "v100"), "--gpu is 'v100'", id="unknown GPU"),
+        pytest.param((*MODEL, "--rate", "3"), "--trace, --rate", id="a rate without lengths"),
+        pytest.param(MODEL, "--trace, --rate", id="no load"),
+        pytest.param((*MODEL, *STEADY, "--trace", "absent.csv"), "could not be read", id="absent file"),
+        pytest.param((*MODEL, *STEADY, "--ttft-ms", "30"), "--itl-ms is 40", id="targets mixed up"),
+        pytest.param((*MODEL, *STEADY, "--itl-ms", "5"), "no design holds them", id="out of reach"),
+        pytest.param((*MODEL, *STEADY, "--engine-version", "1.1.0"), "spec.engine.version", id="old engine"),
+    ],
+)
+def test_bad_questions_end_with_status_2_and_say_what_to_do(arguments: tuple[str, ...], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert not result.stdout
