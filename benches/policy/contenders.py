@@ -55,22 +55,22 @@ class Contender:
 
 
 def contender(name: str) -> Contender:
-    """By name: `product`, `product-VARIANT`, a policy, or `POLICY@TARGET`. Raises `SpecError`."""
-    policy, _, target = name.partition("@")
-    if name == PRODUCT:
-        return Contender(PRODUCT)
-    if name.startswith(f"{PRODUCT}-") and name.removeprefix(f"{PRODUCT}-") in VARIANTS:
-        return Contender(name, variant=VARIANTS[name.removeprefix(f"{PRODUCT}-")])
+    """By name: `product` or a policy, `POLICY@TARGET`, and each of them followed by `-VARIANT`. Raises `SpecError`."""
+    suffix = next((f"-{variant}" for variant in VARIANTS if name.endswith(f"-{variant}")), "")
+    variant = VARIANTS[suffix[1:]] if suffix else None
+    policy, _, target = name.removesuffix(suffix).partition("@")
+    if policy == PRODUCT and not target:
+        return Contender(name, variant=variant)
     if policy not in POLICIES:
-        known = (PRODUCT, *(f"{PRODUCT}-{variant}" for variant in VARIANTS), *POLICIES)
+        known = (PRODUCT, *POLICIES)
         raise SpecError(
             field="--policies",
             value=repr(name),
-            rule=f"the policies are {', '.join(known)}",
+            rule=f"the policies are {', '.join(known)}, each also followed by -{', -'.join(VARIANTS)}",
             advice="name some of them, separated by commas; POLICY@0.7 sets the knob of a policy",
         )
     try:
-        return Contender(name, policy, float(target) if target else None)
+        return Contender(name, policy, float(target) if target else None, variant)
     except ValueError:
         raise SpecError(
             field="--policies",

@@ -40,7 +40,7 @@ _KEPT: Final = (
 
 def run_elastic(load: Load, facts: Facts, contender: Contender, *, boot_seconds: float) -> dict[str, Any]:
     """One run, ready for JSON."""
-    scenario = elastic(boot_seconds=boot_seconds, initial=facts.initial, seed=load.seed)
+    scenario = elastic(boot_seconds=boot_seconds, initial=facts.initial, peak=facts.peak, seed=load.seed)
     variant = contender.variant
     if variant is not None:
         scenario = variant.scenario(scenario)

@@ -105,7 +105,7 @@ def _panel(axes: Axes, title: str, compared: Sequence[Compared]) -> None:
     axes.set_xscale("symlog", linthresh=0.1)
     axes.set_xlim(left=0)
     axes.invert_xaxis()
-    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("outside SLO, % of requests (better to the right)")
     axes.set_ylabel("GPU-hours / oracle")
     axes.set_title(title, fontsize=9)

@@ -136,9 +136,11 @@ def _tuned(rows: Sequence[ElasticRow]) -> ElasticRow | None:
 
 
 def _title(row: ElasticRow) -> str:
-    if _is_tuned(row):
-        return f"{TUNED}, tuned here ({contender(row.contender).target:g})"
-    return row.contender
+    if not _is_tuned(row):
+        return row.contender
+    found = contender(row.contender)
+    variant = f" {found.variant.name}" if found.variant else ""
+    return f"{TUNED}{variant}, tuned here ({found.target:g})"
 
 
 def _best(baselines: Iterable[ElasticRow], row: ElasticRow) -> ElasticRow | None:

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final
 from unittest.mock import patch
 
+from inferencecluster.core.arrivals import NOTHING
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.routing import Fleet, ReplicaView
@@ -111,7 +112,7 @@ VARIANTS: Final[Mapping[str, Variant]] = MappingProxyType(
             Variant(
                 "without-headroom",
                 "no headroom for measured forecast errors",
-                replaced={"demand.MAX_SURPRISE": 0.0},
+                replaced={"demand.reserve_of": lambda *_arguments, **_named: NOTHING},
             ),
             Variant(
                 "without-queue",

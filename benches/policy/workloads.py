@@ -37,9 +37,9 @@ HOUR: Final = 3600.0
 DAY_SPEED: Final = 6.0
 """The synthetic day passes in four hours: a whole day at 60 requests/s would be three million requests per run."""
 
-_PROMPT_HEAVY: Final = Phase(Shape(2000, 40), 50.0)
-_DECODE_HEAVY: Final = Phase(Shape(400, 400), 55.0)
-"""About 15 prefill replicas and 2 decode replicas of the default hardware, and about 3 and 9."""
+_PROMPT_HEAVY: Final = Phase(Shape(2000, 40), 75.0)
+_DECODE_HEAVY: Final = Phase(Shape(400, 500), 110.0)
+"""Hindsight serves them with 15 + 1 and 4 + 9 prefill and decode replicas of the default hardware."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ WORKLOADS: Final[Mapping[str, Workload]] = MappingProxyType(
             ),
             Workload(
                 "alternating",
-                "prompt-heavy (2,000/40 tokens) and decode-heavy (400/400) phases of 10 minutes in turn",
+                "prompt-heavy (2,000/40 tokens) and decode-heavy (400/500) phases of 10 minutes in turn",
                 _alternating,
                 tuple(
                     Spotlight(f"phase {number + 1}", number * PHASE_SECONDS, (number + 1) * PHASE_SECONDS)

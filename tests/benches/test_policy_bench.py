@@ -74,9 +74,10 @@ def test_phases_alternate_in_the_workload_that_says_so() -> None:
 
 
 def test_the_cluster_is_the_one_of_the_definitions() -> None:
-    scenario = elastic(boot_seconds=120.0, initial=(3, 1, 0), seed=1)
+    scenario = elastic(boot_seconds=120.0, initial=(3, 1, 0), peak=(20, 5, 0), seed=1)
     assert (scenario.slo.ttft_seconds, scenario.slo.itl_seconds) == (1.0, 0.040)
     assert {pool.gpus_per_replica for pool in scenario.spec.pools} == {2}
+    assert [pool.max_replicas for pool in scenario.spec.pools] == [40, 10, 20]
     performance = hardware()[PoolName.DECODE].performance
     assert performance.kv_capacity_tokens == 1_120_000
     assert performance.prefill.seconds(1000) == pytest.approx(0.00832 + 0.06117 + 0.000892)

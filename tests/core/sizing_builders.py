@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from inferencecluster.core.arrivals import Arrivals
+from inferencecluster.core.arrivals import NOTHING, Arrivals
 from inferencecluster.core.demand import Demand
 from inferencecluster.core.fleet import Lifecycle, PoolName, Replica, Role
 from inferencecluster.core.missing import Missing
@@ -121,7 +121,7 @@ def demand(
         arrivals=arrivals(rate, length),
         forecast=arrivals(rate if forecast is None else forecast, length),
         peak=arrivals(rate if peak is None else peak, length),
-        surprise=0.0,
+        headroom=NOTHING,
         burstiness=0.0,
         bin_seconds=15.0,
         prompt_tokens=length,

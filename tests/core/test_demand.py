@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -13,10 +14,10 @@ from inferencecluster.core.demand import (
     Demand,
     DemandMemory,
     MeanLength,
-    Plan,
     observe_demand,
 )
 from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.headroom import OUTCOMES, Outcome, Plan
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import Flow, Observation, PoolUtilization, RouterSample
 from inferencecluster.core.trend import Point, fit_line, growth_per_second
@@ -101,11 +102,13 @@ def test_a_flow_without_time_adds_nothing() -> None:
 def test_the_history_stays_bounded_for_any_boot_time() -> None:
     spec = replace(cluster(), boot_seconds=7200.0)
     memory = DemandMemory.empty()
-    for tick in range(2000):
+    for tick in range(1000):
         look = observation(15.0 * tick, routers=flow(100.0), spec=spec)
         memory, _ = observe_demand(memory, look)
     assert len(memory.history) <= 70
-    assert len(memory.plans) <= 70
+    # One plan every 30 s for the next two hours; an hour of them is judged.
+    assert len(memory.plans) == OUTCOMES
+    assert len(memory.outcomes) == 120
 
 
 # --- trend -----------------------------------------------------------------------------------------------------------
@@ -178,7 +181,7 @@ def test_the_forecast_of_a_falling_rate_is_the_rate() -> None:
     assert seen.forecast == seen.arrivals
 
 
-# --- burstiness and surprise -----------------------------------------------------------------------------------------
+# --- burstiness ------------------------------------------------------------------------------------------------------
 
 
 def test_a_steady_flow_has_no_burstiness() -> None:
@@ -203,31 +206,25 @@ def test_burstiness_is_zero_when_it_cannot_be_told(history: list[Bin]) -> None:
     assert burstiness_of(history) == 0.0
 
 
-def test_arrivals_above_the_plan_become_headroom() -> None:
-    # A plan of 100,000 tokens/s is due; 150,000 arrive. One bin of 15 s weighs 1 - exp(-15 / 900).
-    memory = replace(DemandMemory.empty(), plans=(Plan(1000.0, 100_000.0),))
-    after, seen = watch([2250.0], memory=memory)
-    assert seen.surprise == pytest.approx(0.5 * 0.016529, rel=1e-3)
-    assert after.plans == (Plan(1135.0, 150_000.0),)
+# --- plans -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "plan",
-    [
-        pytest.param(Plan(1000.0, 200_000.0), id="kept"),
-        pytest.param(Plan(1000.0, 0.0), id="for nothing"),
-        pytest.param(Plan(900.0, 1.0), id="long overdue"),
-    ],
-)
-def test_a_plan_that_cannot_surprise_leaves_no_headroom(plan: Plan) -> None:
-    _, seen = watch([2250.0], memory=replace(DemandMemory.empty(), plans=(plan,)))
-    assert seen.surprise == 0.0
+def test_what_is_planned_is_the_larger_of_forecast_and_peak_one_boot_and_one_interval_ahead() -> None:
+    memory, _ = watch([3000.0, 1500.0])
+    # The peak of 200/s is held; 1015 + 120 + 15 s.
+    assert memory.plans == (Plan(1135.0, 200.0, 200_000.0), Plan(1150.0, 200.0, 200_000.0))
+
+
+def test_a_plan_that_is_due_becomes_an_outcome() -> None:
+    memory, _ = watch([2250.0], memory=replace(DemandMemory.empty(), plans=(Plan(1000.0, 100.0, 80_000.0),)))
+    assert memory.outcomes == (Outcome(1000.0, 50.0, 70_000.0, 150.0, 150_000.0),)
+    assert memory.plans == (Plan(1135.0, 150.0, 150_000.0),)
 
 
 def test_one_plan_per_bin_is_kept() -> None:
     memory, _ = watch([1500.0] * 4)
     assert [plan.due for plan in memory.plans] == [1135.0, 1150.0, 1165.0, 1180.0]
-    again, _ = watch([50.0], seconds=1.0, memory=replace(memory, plans=(Plan(1134.0, 1.0),)))
+    again, _ = watch([50.0], seconds=1.0, memory=replace(memory, plans=(Plan(1134.0, 1.0, 1.0),)))
     assert len(again.plans) == 1
 
 
@@ -456,6 +453,8 @@ def test_any_sequence_of_observations_gives_finite_ordered_and_repeatable_demand
             continue
         assert 0 <= seen.arrivals.requests <= seen.forecast.requests <= 2.0 * seen.arrivals.requests
         assert seen.arrivals.tokens <= seen.peak.tokens
-        assert 0 <= seen.surprise <= 0.5
+        assert min(seen.headroom.requests, seen.headroom.tokens, seen.headroom.tokens_squared) >= 0
+        assert math.isfinite(seen.headroom.tokens_squared)
+        assert len(memory.outcomes) <= OUTCOMES
         assert seen.burstiness >= 0
         assert seen.complete <= (not isinstance(routers, Missing) and not isinstance(counted, Missing))

@@ -23,8 +23,8 @@ from inferencecluster.core.status import ConditionType
 PREFILL, DECODE, _ = PoolName
 SPEC = make_spec(minimum=(1, 1, 0), budget=20)
 LOADED = 12.0
-"""Requests per second that keep 2.4 prefill replicas busy."""
-BUSY = "arriving prompts keep 2.40 replicas busy, and a pool is planned 80% busy"
+"""Requests per second; with a fifth of headroom, because no plan has come due, they keep 2.88 prefill replicas busy."""
+BUSY = "arriving prompts keep 2.88 replicas busy, and 2.00 more keep their queue within the TTFT"
 QUOTA = Refusal(PREFILL, "QuotaExceeded", 'pods "c-engine-2" is forbidden: exceeded quota: gpus (403)')
 NO_QUOTA = (
     'no replica can be created: pods "c-engine-2" is forbidden: exceeded quota: gpus (403); raise the namespace\'s '
@@ -61,19 +61,19 @@ def restored(*counts: int) -> Memory:
         pytest.param(
             make_observation(SPEC, make_fleet(1, 1), rate=LOADED),
             restored(1, 1, 0),
-            f"prefill 1 -> 3 PrefillWork: {BUSY}",
+            f"prefill 1 -> 5 PrefillWork: {BUSY}",
             id="growth",
         ),
         pytest.param(
             make_observation(make_spec(minimum=(1, 1, 0), maximum=(2, 2, 1)), make_fleet(1, 1), rate=LOADED),
             restored(1, 1, 0),
-            f"prefill 1 -> 2 MaxReplicas: maxReplicas 2: demand asks for 3 ({BUSY})",
+            f"prefill 1 -> 2 MaxReplicas: maxReplicas 2: demand asks for 5 ({BUSY})",
             id="maximum",
         ),
         pytest.param(
             make_observation(make_spec(minimum=(1, 1, 0), budget=3), make_fleet(1, 1), rate=LOADED),
             restored(1, 1, 0),
-            f"prefill 1 -> 2 Budget: the budget of 3 GPUs leaves room for 2: demand asks for 3 ({BUSY})",
+            f"prefill 1 -> 2 Budget: the budget of 3 GPUs leaves room for 2: demand asks for 5 ({BUSY})",
             id="budget",
         ),
         pytest.param(
@@ -95,13 +95,13 @@ def restored(*counts: int) -> Memory:
         pytest.param(
             make_observation(replace(SPEC, mode=ScalingMode.RECOMMEND), make_fleet(1, 1), rate=LOADED),
             restored(1, 1, 0),
-            f"prefill 1 -> 3 PrefillWork: recommended only: {BUSY}",
+            f"prefill 1 -> 5 PrefillWork: recommended only: {BUSY}",
             id="a recommendation",
         ),
         pytest.param(
             replace(make_observation(SPEC, make_fleet(1, 1), rate=LOADED), refusals=(QUOTA,)),
             restored(3, 1, 0),
-            f"prefill 3 -> 1 QuotaExceeded: 1 until the next try: demand asks for 3 ({BUSY}); {NO_QUOTA}",
+            f"prefill 3 -> 1 QuotaExceeded: 1 until the next try: demand asks for 5 ({BUSY}); {NO_QUOTA}",
             id="quota",
         ),
     ],
@@ -157,7 +157,7 @@ BROKEN = make_replica(9, lifecycle=Lifecycle.FAILED, failure="ErrImagePull: not 
         pytest.param(
             replace(make_observation(SPEC, make_fleet(1, 1), rate=LOADED), refusals=(QUOTA,)),
             ConditionType.SCALING_LIMITED,
-            f"True QuotaExceeded: prefill serves with 1 of 3 replicas: {NO_QUOTA}",
+            f"True QuotaExceeded: prefill serves with 1 of 5 replicas: {NO_QUOTA}",
             id="quota above the minimum",
         ),
         pytest.param(

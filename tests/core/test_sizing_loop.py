@@ -61,22 +61,30 @@ RAMP_AND_DROP = [20.0] * 5 + [20.0 + 10.0 * step for step in range(1, 9)] + [100
 def test_sizes_follow_a_ramp_ahead_of_the_load_and_a_drop_behind_it() -> None:
     sizes = Loop().run(RAMP_AND_DROP)
     prefill = [size[0] for size in sizes]
+    # No plan has come due: 20 requests/s and a fifth are 2.88 busy, and 1.28 keep their queue within the TTFT.
+    assert prefill[4] == 5
     # 100 requests/s keep 12 prefill replicas busy; they are there when the load is, two minutes of boot included.
-    assert prefill[4] == 3
-    assert prefill[8] > 0.12 * RAMP_AND_DROP[8] / 0.8 + 1
+    assert prefill[8] > 0.12 * RAMP_AND_DROP[8] * 1.2 + 1.28
     assert all(count >= 0.12 * rate for count, rate in zip(prefill, RAMP_AND_DROP, strict=True))
     # The last wish for the full load is of tick 17; its window of 300 s ends with tick 37.
     assert min(prefill[18:37]) >= 15
-    assert prefill[-1] == 2
     assert prefill[18:] == sorted(prefill[18:], reverse=True)
 
 
+def test_a_ramp_that_plans_fell_short_of_leaves_a_reserve_for_an_hour() -> None:
+    sizes = Loop().run([*RAMP_AND_DROP, *[10.0] * 260])
+    # 1.2 busy and 1.28 would be three; an hour later they are.
+    assert sizes[57][0] > 3
+    assert sizes[-1][0] == 3
+
+
 def test_a_jump_is_followed_within_one_tick() -> None:
-    sizes = Loop().run([20.0] * 10 + [60.0])
-    assert sizes[9][0] == 3
+    sizes = Loop().run([20.0] * 30 + [60.0])
+    # Five for 20 requests/s and a fifth of headroom; then plans come true, and 2.4 busy and 1.28 are within the tolerance.
+    assert sizes[29][0] == 5
     # 7.2 busy want 9; a jump looks a little like a trend, too.
-    assert 9 <= sizes[10][0] <= 12
-    assert sizes[10][1] >= sizes[9][1]
+    assert 9 <= sizes[30][0] <= 12
+    assert sizes[30][1] >= sizes[29][1]
 
 
 def test_decode_grows_with_the_load_too() -> None:
@@ -112,6 +120,6 @@ def test_a_tight_budget_is_used_up_and_starves_no_phase(budget: int) -> None:
     spec = cluster(budget=budget)
     prefill, decode, _ = Loop(spec).run([20.0] * 5 + [400.0] * 20)[-1]
     assert prefill + decode == budget
-    # 48 busy / 0.8 = 60 and 800 sequences / 48.8 / 0.85 = 20: three to one
+    # 48 busy and (800 + 47) / 48.8 = 17: about three to one
     assert decode >= 1
     assert prefill >= decode

@@ -36,6 +36,14 @@ class Arrivals:
         """The request rate times `requests`; both token moments times `tokens`."""
         return Arrivals(self.requests * requests, self.tokens * tokens, self.tokens_squared * tokens)
 
+    def plus(self, other: Arrivals) -> Arrivals:
+        """Both together."""
+        return Arrivals(
+            self.requests + other.requests,
+            self.tokens + other.tokens,
+            self.tokens_squared + other.tokens_squared,
+        )
+
     def at_least(self, other: Arrivals) -> Arrivals:
         """The larger of each moment."""
         return Arrivals(

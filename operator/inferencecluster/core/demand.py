@@ -4,11 +4,13 @@
     forecast    level + significant upward trend * (one boot + one interval), at most MAX_GROWTH * level
     peak        largest level of the last `hold_seconds`, longer than a boot: what was needed then may be needed
                 again before a replica that was given up could be back
-    surprise    how far arrivals exceeded what had been planned one boot earlier, smoothed
-    burstiness  standard deviation of the arrival rate around its own line, over the mean
+    headroom    the least reserve with which the last hour's plans, each the larger of forecast and peak, would have
+                carried all that arrived one boot and one interval later, but for the share that the SLO lets miss
+    burstiness  standard deviation of the token rate around its own line, over the mean
 
-`arrivals` computes these from a short history. Rates come from the routers' own counters; Prometheus' window takes over when those are
-missing, seeds the history after a start, and vetoes shrinking when it saw much more than the routers told.
+`arrivals` computes these from a short history, `headroom` from earlier plans. Rates come from the routers' own counters;
+Prometheus' window takes over when those are missing, seeds the history after a start, and vetoes shrinking when it saw
+much more than the routers told.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ from typing import Final
 
 from inferencecluster.core.arrivals import (
     LEVEL_SECONDS,
-    MAX_GROWTH,
     Arrivals,
     Bin,
     burstiness_of,
@@ -30,6 +31,7 @@ from inferencecluster.core.arrivals import (
     peak_of,
 )
 from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.headroom import Outcome, Plan, outcomes_of, plan_seconds, remembered, reserve_of
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import Flow, Observation, PoolUtilization, QueueState
 from inferencecluster.core.spec import ClusterSpec
@@ -37,6 +39,8 @@ from inferencecluster.core.spec import ClusterSpec
 PRIOR_PROMPT_TOKENS: Final = 1155.0
 PRIOR_OUTPUT_TOKENS: Final = 211.0
 """Means of the Azure LLM inference trace 2023, conversation (19,366 requests): believed until requests were seen."""
+PRIOR_SQUARED: Final = 2.0 * PRIOR_PROMPT_TOKENS**2
+"""Mean square of prompt lengths: their spread is about their mean."""
 PRIOR_REQUESTS: Final = 10.0
 """Weight of the prior. The first answers to end are the short ones; ten requests of doubt outweigh that bias, and
 are gone after some hundred requests."""
@@ -46,10 +50,6 @@ EVIDENCE_REQUESTS: Final = 2000.0
 HOLD_BOOTS: Final = 1.5
 """The peak is held longer than a boot takes: giving a replica up and wanting it back sooner costs a boot of misses
 and saves nothing."""
-MAX_SURPRISE: Final = 0.5
-"""Headroom for forecast errors stays below half: a forecast that is worse than that calls for people."""
-SURPRISE_SECONDS: Final = 900.0
-"""Time constant of the forecast error: some ups and downs of the minute-scale waves in the Azure traces."""
 
 BOOTS_KEPT: Final = 16
 """Latest boots that the estimate rests on."""
@@ -96,14 +96,6 @@ class Boot:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """The token rate that was planned for the time `due`."""
-
-    due: float
-    tokens: float
-
-
-@dataclass(frozen=True, slots=True)
 class DemandMemory:
     """What `observe_demand` remembers between two observations; bounded."""
 
@@ -115,8 +107,10 @@ class DemandMemory:
     """The latest `BOOTS_KEPT`, oldest first."""
     plans: tuple[Plan, ...]
     """Not due yet, oldest first."""
-    surprise: float
-    """Smoothed shortfall of past plans, as a fraction of what was planned."""
+    outcomes: tuple[Outcome, ...]
+    """Of plans that came due, oldest first; at most `headroom.OUTCOMES`."""
+    prompt_squared: MeanLength
+    """Mean square of prompt lengths, in tokens squared."""
 
     @classmethod
     def empty(cls) -> DemandMemory:
@@ -127,7 +121,8 @@ class DemandMemory:
             MeanLength(PRIOR_REQUESTS, PRIOR_REQUESTS * PRIOR_OUTPUT_TOKENS),
             (),
             (),
-            0.0,
+            (),
+            MeanLength(PRIOR_REQUESTS, PRIOR_REQUESTS * PRIOR_SQUARED),
         )
 
 
@@ -142,8 +137,8 @@ class Demand:
     """One boot and one interval from now; never below `arrivals`."""
     peak: Arrivals
     """Largest level of the last `hold_seconds`, moment by moment; never below `arrivals`."""
-    surprise: float
-    """Headroom, 0 to `MAX_SURPRISE`: how much more than planned arrived, on average."""
+    headroom: Arrivals
+    """Reserve on top of forecast and peak, from what earlier plans lacked; nothing while nothing is planned."""
     burstiness: float
     """Standard deviation of the token rate around its line, over its mean; 0 until `trend.MIN_POINTS` bins are known."""
     bin_seconds: float
@@ -180,6 +175,8 @@ class _Windows:
     span: float
     """What trend and burstiness look at."""
     bin: float
+    plan: float
+    """Between two plans that are remembered."""
 
     @classmethod
     def of(cls, boots: tuple[Boot, ...], spec: ClusterSpec) -> _Windows:
@@ -187,7 +184,8 @@ class _Windows:
         interval = spec.interval_seconds
         hold = max(HOLD_BOOTS * boot, 2 * interval)
         span = max(hold, LEVEL_SECONDS, MIN_SPAN_BINS * interval)
-        return cls(interval, boot, hold, span, max(interval, span / MAX_BINS))
+        plan = plan_seconds(interval, boot + interval)
+        return cls(interval, boot, hold, span, max(interval, span / MAX_BINS), plan)
 
     @property
     def horizon(self) -> float:
@@ -212,14 +210,16 @@ def observe_demand(memory: DemandMemory, observation: Observation) -> tuple[Dema
     recent = tuple(item for item in memory.history if item.end > now - windows.span)
     forecast = forecast_of(recent, level, ahead=windows.horizon + seconds / 2)
     peak = level.at_least(peak_of(memory.history, since=now - windows.hold, interval=windows.interval))
-    memory = _check_plans(memory, now, level, windows)
-    memory = _plan(memory, Plan(now + windows.horizon, max(forecast.tokens, peak.tokens)), windows)
+    memory = _judge(memory, level, now, windows)
+    planned = forecast.at_least(peak)
+    if memory.history:
+        memory = _remember(memory, Plan(now + windows.horizon, planned.requests, planned.tokens), windows)
     return memory, Demand(
         time=now,
         arrivals=level,
         forecast=forecast,
         peak=peak,
-        surprise=min(memory.surprise, MAX_SURPRISE),
+        headroom=_headroom(memory, planned, observation.spec),
         burstiness=burstiness_of(recent),
         bin_seconds=windows.bin,
         prompt_tokens=memory.prompt.mean,
@@ -263,6 +263,7 @@ def _boot_seconds(boots: tuple[Boot, ...], spec: ClusterSpec) -> float:
 def _take_in(memory: DemandMemory, observation: Observation, windows: _Windows) -> DemandMemory:
     """The memory with the flows that this observation adds."""
     history, prompt, output = list(memory.history), memory.prompt, memory.output
+    squared = memory.prompt_squared
     for end, flow in _new_flows(memory.history, observation):
         counted = Bin(end, flow.seconds, flow.requests, flow.prompt_tokens, flow.prompt_tokens_squared)
         # A tenth of slack: ticks are never exactly one interval apart.
@@ -271,10 +272,11 @@ def _take_in(memory: DemandMemory, observation: Observation, windows: _Windows) 
         else:
             history.append(counted)
         prompt = prompt.learn(flow.requests, flow.prompt_tokens)
+        squared = squared.learn(flow.requests, flow.prompt_tokens_squared)
         output = output.learn(flow.completed, flow.completed_output_tokens)
     oldest = observation.now - windows.span - LEVEL_SECONDS
     kept = tuple(item for item in history if item.end > oldest)
-    return replace(memory, history=kept, prompt=prompt, output=output)
+    return replace(memory, history=kept, prompt=prompt, prompt_squared=squared, output=output)
 
 
 def _new_flows(history: tuple[Bin, ...], observation: Observation) -> tuple[tuple[float, Flow], ...]:
@@ -307,23 +309,28 @@ def _part(flow: Flow, share: float) -> Flow:
     )
 
 
-def _check_plans(memory: DemandMemory, now: float, level: Arrivals, windows: _Windows) -> DemandMemory:
-    """Compare what arrives with the plans that are due; the smoothed shortfall is the headroom of later plans."""
-    surprise = memory.surprise
-    weight = 1.0 - math.exp(-windows.bin / SURPRISE_SECONDS)
-    for plan in memory.plans:
-        # A plan for nothing has no relative error; one long overdue (the operator slept) is not about this level.
-        if now - 2 * windows.bin < plan.due <= now and plan.tokens > 0:
-            shortfall = max(0.0, level.tokens / plan.tokens - 1.0)
-            surprise += weight * (min(shortfall, MAX_GROWTH - 1.0) - surprise)
-    return replace(memory, surprise=surprise, plans=tuple(plan for plan in memory.plans if plan.due > now))
+def _judge(memory: DemandMemory, level: Arrivals, now: float, windows: _Windows) -> DemandMemory:
+    """The memory with the outcomes of the plans that came due."""
+    new = outcomes_of(memory.plans, level, now=now, apart=windows.plan)
+    outcomes = remembered((*memory.outcomes, *new), now=now, apart=windows.plan)
+    return replace(memory, outcomes=outcomes, plans=tuple(plan for plan in memory.plans if plan.due > now))
 
 
-def _plan(memory: DemandMemory, plan: Plan, windows: _Windows) -> DemandMemory:
-    """One plan per bin is enough to be judged by."""
-    if memory.plans and plan.due < memory.plans[-1].due + 0.9 * windows.bin:
+def _remember(memory: DemandMemory, plan: Plan, windows: _Windows) -> DemandMemory:
+    """The memory with `plan`: one per `windows.plan` is enough to be judged by."""
+    if memory.plans and plan.due < memory.plans[-1].due + 0.9 * windows.plan:
         return memory
     return replace(memory, plans=(*memory.plans, plan))
+
+
+def _headroom(memory: DemandMemory, planned: Arrivals, spec: ClusterSpec) -> Arrivals:
+    tokens = memory.prompt.mean
+    return reserve_of(
+        memory.outcomes,
+        planned,
+        allowed=1.0 - spec.slo.percentile / 100,
+        squared_per_token=memory.prompt_squared.mean / tokens if tokens > 0 else 0.0,
+    )
 
 
 def _gaps(history: Sequence[Bin], observation: Observation) -> tuple[Missing, ...]:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Final
 
 from inferencecluster.core.demand import Demand
 from inferencecluster.core.fleet import PoolName, Replica
 from inferencecluster.core.missing import Missing
-from inferencecluster.core.observation import QueueState
 from inferencecluster.core.perfmodel import PerformanceModel
 from inferencecluster.core.spec import ClusterSpec
 
-PREFILL_TARGET: Final = 0.8
-"""Busy share of a prefill replica. Requests queue for it one by one: at 80 %, a pool of three lets 6 % of them wait
-longer than four prefills, a pool of six 0.4 % (Erlang C). Smaller pools get their room from rounding up."""
-DECODE_TARGET: Final = 0.85
-"""Share of the sequences that keep the ITL. Decode does not queue, it slows down: 15 % is twice the standard
-deviation of 180 sequences in flight, about one replica's batch."""
 KV_TARGET: Final = 0.9
 """Share of KV memory that residents may fill: contexts grow until they end, and transfers land before they decode."""
+
+QUEUE_MISS_SHARE: Final = 0.5
+"""Part of the misses that the SLO allows which queues, or full batches, may use up; the rest is for requests that no
+size would serve in time."""
+LEAST_MISSES: Final = 0.001
+"""Share of misses that is planned with at least: no size keeps every request in time."""
 
 OLD_SHARE: Final = 0.5
 """A queue counts once its head has spent half of the TTFT target: below, it is the usual wait of a busy pool."""
@@ -49,21 +49,65 @@ class Need:
     message: str
 
 
-def work_need(busy: float) -> Need:
-    """For prompts that keep `busy` replicas busy."""
-    message = (
-        f"arriving prompts keep {busy:.2f} replicas busy, and a pool is planned {PREFILL_TARGET:.0%} busy"
-    )
-    return Need(busy / PREFILL_TARGET, "PrefillWork", message)
+def work_need(spec: ClusterSpec, demand: Demand, performance: PerformanceModel, busy: float) -> Need:
+    """For prompts that keep `busy` replicas busy, with room so that few of them wait too long."""
+    room = queue_room(spec, demand, performance, busy) if busy > 0 else 0.0
+    message = f"arriving prompts keep {busy:.2f} replicas busy, and {room:.2f} more keep their queue within the TTFT"
+    return Need(busy + room, "PrefillWork", message)
 
 
-def concurrency_need(sequences: float, batch: float) -> Need:
-    """For `sequences` in their token phase, `batch` of them on one replica."""
+def queue_room(spec: ClusterSpec, demand: Demand, performance: PerformanceModel, busy: float) -> float:
+    """Replicas beyond the `busy` ones with which all but the allowed share of prompts start in time.
+
+    The smaller of two, because each is enough by itself:
+
+        few wait long    of the prompts before n replicas a share of about exp(-(n - busy) * t / s) waits longer than t, s
+                         being the mean work found in service (M/G/n in heavy traffic: Koellerstroem 1974; an upper bound
+                         for M/M/n). t is what the TTFT target leaves beside the prefill of a prompt of mean length.
+        few wait at all  while nobody waits, prompts in service are Poisson distributed around `busy`, and few find n of
+                         them there (square-root staffing: Halfin and Whitt 1981)
+
+    Against Erlang C this misses 1.3 times the allowed share at most, from a percentile of 80 on. Where prompts take longer
+    than their target only the second one counts: no size keeps that target, and none is bought for it.
+    """
+    # A prompt that finds n or more waits: half of one is the continuity correction of the normal approximation.
+    room = 0.5 + poisson_room(spec, busy)
+    alone = performance.prefill.seconds(demand.prompt_tokens)
+    wait = spec.slo.ttft_seconds - alone
+    if wait <= 0:
+        return room
+    # Prompt lengths spread about as wide as their mean (Azure traces): work found in service is a whole prompt's.
+    return min(room, alone / wait * math.log(1.0 / miss_share(spec)))
+
+
+def poisson_room(spec: ClusterSpec, mean: float) -> float:
+    """What a Poisson variable exceeds its `mean` by at most, but for the allowed share; 0 for none.
+
+    The normal quantile and its correction for skewness (Cornish and Fisher 1938), which matters for a mean of a few.
+    """
+    if mean <= 0:
+        return 0.0
+    quantile = NormalDist().inv_cdf(1.0 - miss_share(spec))
+    return max(0.0, quantile * math.sqrt(mean) + (quantile**2 - 1.0) / 6.0)
+
+
+def miss_share(spec: ClusterSpec) -> float:
+    """Share of requests that queues, or full batches, may make late."""
+    return max(1.0 - spec.slo.percentile / 100, LEAST_MISSES) * QUEUE_MISS_SHARE
+
+
+def concurrency_need(spec: ClusterSpec, sequences: float, batch: float) -> Need:
+    """For `sequences` in their token phase on average, `batch` of them on one replica.
+
+    How many there are at a moment is Poisson distributed whatever the lengths (M/G/infinity): room for all but the
+    allowed share of moments.
+    """
+    room = poisson_room(spec, sequences)
     message = (
-        f"{sequences:.1f} sequences are in their token phase; a replica takes {batch:.1f} within the ITL and is planned "
-        f"{DECODE_TARGET:.0%} full"
+        f"{sequences:.1f} sequences are in their token phase and {room:.1f} more at times; "
+        f"a replica takes {batch:.1f} within the ITL"
     )
-    return Need(sequences / batch / DECODE_TARGET, "DecodeConcurrency", message)
+    return Need((sequences + room) / batch, "DecodeConcurrency", message)
 
 
 def queue_needs(spec: ClusterSpec, demand: Demand, performance: PerformanceModel, busy: float) -> list[Need]:
@@ -131,7 +175,7 @@ class OwnReplicas:
     settled: bool
     """All have served for a whole window of the metrics: a latency shows what this size achieves."""
     busy: float | Missing
-    """Mean busy share of the GPUs: tensor pipe for prefill, memory bus for decode, the larger one for mixed."""
+    """Mean busy share of the GPUs: memory bus for decode, tensor pipe for the others."""
 
     @classmethod
     def of(cls, pool: PoolName, replicas: tuple[Replica, ...], demand: Demand) -> OwnReplicas:
@@ -157,17 +201,15 @@ class OwnReplicas:
         )
         return [Need(min(grown, reach), f"{latency.name.capitalize()}AboveTarget", message)]
 
-    def utilization_needs(self, fixed_share: float, model: Sequence[Need]) -> list[Need]:
+    def utilization_needs(self, model: Sequence[Need]) -> list[Need]:
         """The fewest replicas that would stay below `BUSY_LIMIT`; no more than serve now, and none without work.
 
-        `fixed_share` of the busy time does not depend on load (see `fixed_share`) and stays when replicas go.
+        Only for a share that grows when replicas go: the tensor pipe's. Decode keeps the memory bus busy at any load, because
+        smaller batches take shorter steps and so read the weights more often.
         """
         if isinstance(self.busy, Missing) or self.serving < 2 or all(need.replicas <= 0 for need in model):
             return []
-        fixed = self.busy * fixed_share
-        room = BUSY_LIMIT - fixed
-        moving = (self.busy - fixed) * self.serving
-        fewest = min(float(self.serving), moving / room) if room > 0 else float(self.serving)
+        fewest = min(1.0, self.busy / BUSY_LIMIT) * self.serving
         message = f"{self.serving} replicas are {self.busy:.0%} busy; fewer than {fewest:.1f} would exceed {BUSY_LIMIT:.0%}"
         return [Need(fewest, "Utilization", message)]
 
@@ -177,20 +219,8 @@ class OwnReplicas:
         return (("replicas", float(self.count)), *busy)
 
 
-def fixed_share(performance: PerformanceModel, queue: QueueState | Missing, serving: int) -> float:
-    """Share of a decode step that reads the weights, whatever the batch; 0 when the batch is unknown.
-
-    It keeps the memory bus busy as soon as one sequence decodes, so that busy shares of merged replicas do not add up.
-    """
-    if isinstance(queue, Missing) or serving == 0:
-        return 0.0
-    decode = performance.decode
-    step = decode.step_seconds(queue.decoding_sequences / serving, queue.resident_kv_tokens / serving)
-    return decode.base_seconds / step if step > 0 else 0.0
-
-
 def surge(demand: Demand) -> float:
-    """The largest burst to expect before replicas that are ordered now serve, as a fraction of the plan.
+    """The largest burst to expect before replicas that are ordered now serve, as a fraction of what arrives now.
 
     The expected maximum of n normal deviates is about sqrt(2 ln n) standard deviations; n is the number of bins in
     one boot. Without boot time nothing has to be carried; a longer one sees larger bursts.
@@ -203,8 +233,4 @@ def _busy(pool: PoolName, demand: Demand) -> float | Missing:
     known = demand.utilization.get(pool)
     if known is None:
         return Missing("NoSeries", f"no utilisation of the {pool} pool")
-    if pool is PoolName.PREFILL:
-        return known.tensor_active
-    if pool is PoolName.DECODE:
-        return known.dram_active
-    return max(known.tensor_active, known.dram_active)
+    return known.dram_active if pool is PoolName.DECODE else known.tensor_active

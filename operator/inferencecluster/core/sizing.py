@@ -2,18 +2,21 @@
 
 Each pool collects *needs*, each a number of replicas with its reason; the largest one is wanted.
 
-    prefill   work          busy = prefill seconds arriving per second;  busy / PREFILL_TARGET
-              queue         busy + backlog seconds / time to drain it, once the head of the queue is old
-    decode    concurrency   requests/s * output * ITL / (batch within the ITL) / DECODE_TARGET
+    prefill   work          prefill seconds arriving per second, and room so that few prompts wait longer than the TTFT allows
+              queue         the same without room, and backlog seconds / time to drain them, once the head of the queue is old
+    decode    concurrency   requests/s * output * step over a whole batch = sequences in flight, and room for the moments
+                            with more, over the batch that keeps the ITL
               residents     sequences and KV tokens there now: they raise the size and never lower it, because more
                             replicas make steps shorter and residents fewer (sized by them alone, the pool collapses)
-    mixed     burst         what the largest likely burst within one boot exceeds both base pools by
+    mixed     burst         what the largest likely burst on top of what arrives now exceeds both base pools by
               in flight     whole requests that replicas serve now
-    all       latency       measured latency above its target: a safety net against an optimistic model
-              utilisation   what the replicas that would remain could not carry
+    all but mixed
+              latency       measured latency above its target: a safety net against an optimistic model
+    prefill   utilisation   what the remaining replicas' tensor pipes could not carry
 
-Utilisation is no target: decode keeps the memory bus busy at any load (`needs.fixed_share`). Nothing here looks at a
-clock or at an earlier decision, so equal demand and fleet give equal sizes.
+Base pools are sized for the demand of one boot from now and its headroom. Without base pools mixed is sized for the sum of
+both phases, with the needs of both. Utilisation is no target, and says nothing about decode (`OwnReplicas.utilization_needs`).
+Nothing here looks at a clock or at an earlier decision, so equal demand and fleet give equal sizes.
 """
 
 from __future__ import annotations
@@ -27,13 +30,10 @@ from inferencecluster.core.demand import Demand
 from inferencecluster.core.fleet import PoolName, Replica
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.needs import (
-    DECODE_TARGET,
-    PREFILL_TARGET,
     Latency,
     Need,
     OwnReplicas,
     concurrency_need,
-    fixed_share,
     queue_needs,
     resident_needs,
     surge,
@@ -61,7 +61,7 @@ class Wanted:
     inputs: tuple[tuple[str, float], ...]
     """Name and value of everything that was weighed, in a fixed order."""
     need: float
-    """`replicas` before it was rounded up to a whole number."""
+    """What was rounded up to `replicas`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +72,23 @@ class _Load:
     arrivals: Arrivals
     context: float
     """Mean context of a sequence in the middle of its output."""
-    itl: float
-    """The ITL to hold: its target, or a step over one sequence where that alone takes longer."""
+    batch: float
+    """Sequences one replica decodes within the ITL (a step over one sequence where that alone takes longer); at least 1."""
     sequences: float
-    """Requests in their token phase when every token takes the ITL (Little's law)."""
+    """Requests in their token phase when every replica decodes a whole batch (Little's law)."""
 
     @classmethod
-    def of(cls, spec: ClusterSpec, demand: Demand, performance: PerformanceModel) -> _Load:
-        """The planned arrivals on replicas of this speed."""
-        arrivals = _planned(spec, demand)
+    def of(
+        cls, spec: ClusterSpec, demand: Demand, performance: PerformanceModel, arrivals: Arrivals
+    ) -> _Load:
+        """These arrivals on replicas of this speed."""
         context = demand.prompt_tokens + demand.output_tokens / 2
         itl = max(spec.slo.itl_seconds, performance.decode.step_seconds(1.0, context))
-        return cls(performance, arrivals, context, itl, arrivals.requests * demand.output_tokens * itl)
-
-    @property
-    def batch(self) -> float:
-        """Sequences one replica decodes within the ITL; at least one, however slow."""
-        return max(1.0, self.performance.max_batch(itl_seconds=self.itl, mean_context_tokens=self.context))
+        batch = max(1.0, performance.max_batch(itl_seconds=itl, mean_context_tokens=context))
+        pace = performance.decode.step_seconds(batch, batch * context)
+        # Whatever is asked for takes one step: answers that fail before their first token must not end the pool.
+        steps = max(1.0, demand.output_tokens)
+        return cls(performance, arrivals, context, batch, arrivals.requests * steps * pace)
 
     @property
     def busy(self) -> float:
@@ -124,25 +124,28 @@ def size_pools(
 
 
 def _planned(spec: ClusterSpec, demand: Demand) -> Arrivals:
-    """Arrivals to be ready for one boot from now, with headroom for the measured surprise.
+    """Arrivals to be ready for one boot from now, with the headroom that earlier plans lacked.
 
     The peak is held here only when the user's own stabilisation window is shorter: two holds would add up.
     """
     window = spec.behavior.scale_down.stabilization_window_seconds
     arrivals = demand.forecast if window >= demand.hold_seconds else demand.forecast.at_least(demand.peak)
-    return arrivals.scaled(requests=1.0 + demand.surprise, tokens=1.0 + demand.surprise)
+    return arrivals.plus(demand.headroom)
 
 
 def _size_prefill(spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...]) -> Wanted:
     pool = spec.pool(PoolName.PREFILL)
     if pool.max_replicas == 0:
         return _switched_off(pool)
-    load = _Load.of(spec, demand, pool.performance)
+    load = _Load.of(spec, demand, pool.performance, _planned(spec, demand))
     own = OwnReplicas.of(pool.name, replicas, demand)
-    model = [work_need(load.busy), *queue_needs(spec, demand, pool.performance, load.busy)]
+    model = [
+        work_need(spec, demand, pool.performance, load.busy),
+        *queue_needs(spec, demand, pool.performance, load.busy),
+    ]
     corrections = [
         *own.latency_needs(_ttft(spec, demand, pool.performance), model),
-        *own.utilization_needs(0.0, model),
+        *own.utilization_needs(model),
     ]
     inputs = (
         *load.inputs(),
@@ -158,16 +161,13 @@ def _size_decode(spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...
     pool = spec.pool(PoolName.DECODE)
     if pool.max_replicas == 0:
         return _switched_off(pool)
-    load = _Load.of(spec, demand, pool.performance)
+    load = _Load.of(spec, demand, pool.performance, _planned(spec, demand))
     own = OwnReplicas.of(pool.name, replicas, demand)
     model = [
-        concurrency_need(load.sequences, load.batch),
+        concurrency_need(spec, load.sequences, load.batch),
         *resident_needs(demand, pool.performance, load.batch),
     ]
-    corrections = [
-        *own.latency_needs(_itl(spec, demand, load), model),
-        *own.utilization_needs(fixed_share(pool.performance, demand.queue, own.serving), model),
-    ]
+    corrections = own.latency_needs(_itl(spec, demand, load), model)
     inputs = (
         *load.inputs(),
         ("outputTokens", demand.output_tokens),
@@ -181,15 +181,17 @@ def _size_decode(spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...
 
 
 def _size_mixed(spec: ClusterSpec, demand: Demand, base: tuple[int, int]) -> Wanted:
-    """Beside base pools of `base` replicas (prefill, decode)."""
+    """Beside base pools of `base` replicas (prefill, decode), for the largest burst that is likely from here."""
     pool = spec.pool(PoolName.MIXED)
-    load = _Load.of(spec, demand, pool.performance)
-    prefill = _Load.of(spec, demand, spec.pool(PoolName.PREFILL).performance)
-    decode = _Load.of(spec, demand, spec.pool(PoolName.DECODE).performance)
+    growth = 1.0 + surge(demand)
+    burst = demand.arrivals.scaled(growth, growth)
+    load, prefill, decode = (
+        _Load.of(spec, demand, spec.pool(name).performance, burst)
+        for name in (PoolName.MIXED, PoolName.PREFILL, PoolName.DECODE)
+    )
     # For the seconds of a burst the base pools may run full: only what exceeds them counts.
-    burst = 1.0 + surge(demand)
-    prompts = max(0.0, prefill.busy * burst - base[0])
-    sequences = max(0.0, decode.sequences * burst - base[1] * decode.batch)
+    prompts = max(0.0, prefill.busy - base[0])
+    sequences = max(0.0, decode.sequences - base[1] * decode.batch)
     # Prompts take another time on mixed replicas when their hardware differs.
     pace = load.busy / prefill.busy if prefill.busy > 0 else 1.0
     excess = prompts * pace + sequences / load.batch
@@ -198,7 +200,7 @@ def _size_mixed(spec: ClusterSpec, demand: Demand, base: tuple[int, int]) -> Wan
         Need(
             excess,
             "Burst",
-            f"bursts {burst - 1.0:.0%} above the plan exceed the base pools by {excess:.2f} replicas",
+            f"bursts {growth - 1.0:.0%} above what arrives now exceed the base pools by {excess:.2f} replicas",
         ),
         Need(
             whole / load.batch,
@@ -218,29 +220,27 @@ def _size_mixed(spec: ClusterSpec, demand: Demand, base: tuple[int, int]) -> Wan
     if size == 0:
         message = "prefill and decode carry the bursts that are likely"
         return Wanted(pool.name, 0, "NoBurst", message, inputs, 0.0)
-    return Wanted(
-        pool.name, size, largest.reason, largest.message, inputs, largest.replicas + BURST_SHARE - 1
-    )
+    need = largest.replicas + BURST_SHARE - 1.0
+    return Wanted(pool.name, size, largest.reason, largest.message, inputs, need)
 
 
 def _size_alone(spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...]) -> Wanted:
     """The mixed pool of a cluster without base pools: both phases share the time of each replica."""
     pool = spec.pool(PoolName.MIXED)
-    load = _Load.of(spec, demand, pool.performance)
+    load = _Load.of(spec, demand, pool.performance, _planned(spec, demand))
     own = OwnReplicas.of(pool.name, replicas, demand)
-    decoding = load.sequences / load.batch
-    message = (
-        f"prompts keep {load.busy:.2f} replicas busy, {load.sequences:.1f} sequences fill {decoding:.2f}"
-    )
+    prompts = work_need(spec, demand, pool.performance, load.busy)
+    tokens = concurrency_need(spec, load.sequences, load.batch)
+    message = f"{prompts.message}; {tokens.message}"
     model = [
-        Need(load.busy / PREFILL_TARGET + decoding / DECODE_TARGET, "WholeRequests", message),
-        *queue_needs(spec, demand, pool.performance, load.busy + decoding),
+        Need(prompts.replicas + tokens.replicas, "WholeRequests", message),
+        *queue_needs(spec, demand, pool.performance, load.busy + load.sequences / load.batch),
         *resident_needs(demand, pool.performance, load.batch),
     ]
     corrections = [
         *own.latency_needs(_ttft(spec, demand, pool.performance), model),
         *own.latency_needs(_itl(spec, demand, load), model),
-        *own.utilization_needs(fixed_share(pool.performance, demand.queue, own.serving), model),
+        *own.utilization_needs(model),
     ]
     inputs = (
         *load.inputs(),

@@ -10,7 +10,6 @@ from typing import Final, Protocol
 
 from inferencecluster.api.scalars import MAX_REPLICAS
 from inferencecluster.core.fleet import PoolName
-from inferencecluster.core.needs import DECODE_TARGET, PREFILL_TARGET
 from inferencecluster.core.perfmodel import PerformanceModel
 from inferencecluster.core.profiles import Profile
 from inferencecluster.core.sizing import ROUNDING
@@ -29,6 +28,13 @@ from inferencecluster.simulator.hardware import GPU_FACTS
 
 EXTRA_DECODES: Final = 3
 """Decode replicas above the fewest that are tried: each may save a prefill replica, because its shorter steps leave TTFT room."""
+
+PREFILL_TARGET: Final = 0.8
+"""Busy share of a prefill replica that no plan exceeds. Requests queue for it one by one: at 80 %, a pool of three lets 6 %
+of them wait longer than four prefills, a pool of six 0.4 % (Erlang C)."""
+DECODE_TARGET: Final = 0.85
+"""Share of the batches within the ITL that no plan exceeds. Decode does not queue, it slows down: 15 % is twice the standard
+deviation of 180 sequences in flight, about one replica's batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +110,10 @@ class Design(Protocol):
         ...
 
     def least(self, window: Window, target: Target) -> Sizes:
-        """What the operator's own sizing rules want for these arrivals: no plan is below it."""
+        """The fewest replicas that stay below the busy shares of a steady plan: no plan is below it.
+
+        The operator wants other sizes: it knows how wrong its own forecasts were, a plan does not.
+        """
         ...
 
     def smallest(self, window: Window, target: Target, *, share: float) -> Sizes | None:
@@ -158,7 +167,7 @@ class Mixed:
         return Attainment(ttft, _alone(performance, window, target))
 
     def least(self, window: Window, target: Target) -> Sizes:
-        """`core.sizing` for a cluster without base pools."""
+        """Both phases share the time of each replica."""
         performance = self.shape.performance
         decoding = _full_batches(performance, window, target)
         return (_at_least_one(_busy(performance, window) / PREFILL_TARGET + decoding / DECODE_TARGET),)
@@ -221,7 +230,7 @@ class Disaggregated:
         return Attainment(ttft, _alone(self.decode.performance, window, target))
 
     def least(self, window: Window, target: Target) -> Sizes:
-        """`core.sizing` for base pools."""
+        """Each pool by its own measure."""
         decoding = _full_batches(self.decode.performance, window, target)
         return (
             _at_least_one(_busy(self.prefill.performance, window) / PREFILL_TARGET),
