@@ -424,3 +424,12 @@ def test_chart_and_operator_carry_one_version() -> None:
     project = (CHART.parents[1] / "pyproject.toml").read_text(encoding="utf-8")
     assert chart["version"] == chart["appVersion"]
     assert f'version = "{chart["appVersion"]}"' in project
+
+
+def test_recording_writes_into_the_pods_own_volume() -> None:
+    (deployment,) = render({**IMAGE, "recording": {"enabled": True}}).of_kind("Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    environment = {item["name"]: item.get("value") for item in container["env"]}
+    assert environment["IC_RECORD_FILE"] == "/tmp/looks.jsonl"
+    assert environment["IC_RECORD_MEGABYTES"] == "64"
+    assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]
