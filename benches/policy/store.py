@@ -16,7 +16,7 @@ from typing import Any, Final
 import inferencecluster.core.spec
 import inferencecluster.simulator.simulation
 
-_SIZING: Final = frozenset({"demand", "sizing", "needs", "arrivals", "trend"})
+_SIZING: Final = frozenset({"demand", "sizing", "needs", "arrivals", "trend", "headroom"})
 """Modules of the core that only size by demand: nothing that sizes otherwise depends on them. A module that is not
 named here is taken to concern everybody, which at worst runs too much again."""
 _SHARED: Final = frozenset({"traces", "workloads", "loads", "cluster"})

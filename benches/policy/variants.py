@@ -102,6 +102,12 @@ VARIANTS: Final[Mapping[str, Variant]] = MappingProxyType(
                 "without-order", "no queue order: first come, first served", scenario=_first_come_first_served
             ),
             Variant(
+                "without-hold",
+                "no stabilisation window and no held peak: sizes follow the forecast down at once",
+                scenario=_without_window,
+                replaced={"demand.HOLD_BOOTS": 0.0},
+            ),
+            Variant(
                 "without-window", "no stabilisation window (`behavior.scaleDown`)", scenario=_without_window
             ),
             Variant(
@@ -111,8 +117,8 @@ VARIANTS: Final[Mapping[str, Variant]] = MappingProxyType(
             ),
             Variant(
                 "without-headroom",
-                "no headroom for measured forecast errors",
-                replaced={"demand.reserve_of": lambda *_arguments, **_named: NOTHING},
+                "no reserve for what earlier plans lacked",
+                replaced={"demand.reserve_of": lambda *_outcomes, **_limits: NOTHING},
             ),
             Variant(
                 "without-queue",
@@ -122,4 +128,4 @@ VARIANTS: Final[Mapping[str, Variant]] = MappingProxyType(
         )
     }
 )
-"""In the order of tables. Hold and conversion follow when the core has them as mechanisms of their own."""
+"""In the order of tables. Conversion follows when the core has it."""
