@@ -14,6 +14,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from inferencecluster.cli.line_chart import Chart, Series, nice_ceiling, svg
+from inferencecluster.cli.policy_option import KNOBS, Knob
 from inferencecluster.cli.simulate import simulate_command
 from inferencecluster.cli.simulate_tables import milliseconds, percent_of, sparkline
 from inferencecluster.simulator.policies.registry import POLICIES
@@ -139,8 +140,71 @@ def test_static_peak_holds_what_the_busiest_moment_needs(cluster: Path, trace: P
 
 def test_the_knob_of_a_policy_is_set_behind_an_at_sign(cluster: Path, trace: Path) -> None:
     busy = simulated(cluster, trace, "--policy", "hpa-busy@0.9", "--copies", 20)
+    assert busy["policy"] == "hpa-busy@0.9"
     idle = simulated(cluster, trace, "--policy", "hpa-busy@0.2", "--copies", 20)
     assert busy["gpu_hours"] < idle["gpu_hours"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["hpa-busy@0", "hpa-busy@nan", "hpa-busy@-1", "hpa-busy@70", "hpa-busy@", "hindsight@1", "hpa-queue@inf"],
+)
+def test_a_knob_out_of_its_range_is_refused_with_the_range(cluster: Path, trace: Path, text: str) -> None:
+    result = run(cluster, "--trace", trace, "--policy", text)
+    assert result.exit_code == 2
+    knob = KNOBS[text.partition("@")[0]]
+    assert result.stderr.startswith(
+        f"error: --policy is '{text}', but the knob is a number from {knob.least:g} to {knob.most:g}, {knob.meaning}: "
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in POLICIES if name not in KNOBS])
+def test_a_policy_without_a_knob_takes_none(cluster: Path, trace: Path, name: str) -> None:
+    result = run(cluster, "--trace", trace, "--policy", f"{name}@0.7")
+    assert result.exit_code == 2
+    assert f"--policy is '{name}@0.7', but {name} has no knob: write {name}" in result.stderr
+
+
+@pytest.mark.parametrize(("name", "knob"), KNOBS.items())
+@pytest.mark.parametrize("end", ["least", "most"])
+def test_both_ends_of_every_knob_can_be_simulated(
+    cluster: Path, trace: Path, name: str, knob: Knob, end: str
+) -> None:
+    text = f"{name}@{getattr(knob, end):g}"
+    assert simulated(cluster, trace, "--policy", text)["policy"] == text
+
+
+@pytest.mark.parametrize(
+    ("mode", "advice"),
+    [
+        ("External", "try --policy hpa-queue"),
+        ("Recommend", "try mode Automatic, or --policy hpa-queue"),
+        ("Automatic", None),
+        ("Fixed", None),
+    ],
+)
+def test_where_nobody_sizes_the_pools_a_note_says_so(
+    tmp_path: Path, trace: Path, mode: str, advice: str | None
+) -> None:
+    spec = {**CLUSTER["spec"], "scaling": {"mode": mode}}
+    file = write(tmp_path, {**CLUSTER, "spec": spec})
+    note = f"mode {mode}: nobody sizes the pools here, they stay at minReplicas; {advice}"
+    notes = [note] if advice else []
+    assert simulated(file, trace)["notes"] == notes
+    assert f"sized by {'nobody' if advice else 'the operator'} ({mode})" in run(file, "--trace", trace).stdout
+    assert simulated(file, trace, "--policy", "hpa-queue")["notes"] == []
+
+
+@pytest.mark.parametrize("option", ["--boot-seconds", "--warm-up-seconds", "--copies", "--boot-spread"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_options_are_finite_numbers(cluster: Path, trace: Path, option: str, value: str) -> None:
+    result = run(cluster, "--trace", trace, option, value)
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}'" in result.stderr
+
+
+def test_a_boot_takes_a_day_at_most(cluster: Path, trace: Path) -> None:
+    assert run(cluster, "--trace", trace, "--boot-seconds", 86_401).exit_code == 2
 
 
 def test_a_warm_up_is_not_counted_and_may_be_left_out(cluster: Path, trace: Path) -> None:
@@ -236,6 +300,12 @@ def test_a_trace_without_requests_is_refused(cluster: Path, tmp_path: Path, cut:
         ("1.5,ten,10", "trace.csv, line 2, ContextTokens is 'ten'"),
         ("1.5,10,0", "trace.csv, line 2, GeneratedTokens is '0'"),
         ("1.5,10", "trace.csv, line 2, GeneratedTokens is absent"),
+        (
+            "1700000000000,10,10",
+            "trace.csv, line 2, TIMESTAMP is '1700000000000', but a timestamp is a date, or seconds: milliseconds? divide by 1000",
+        ),
+        ("1,10,10\n1e18,10,10", "trace.csv is 11,574,074,074,075 days long"),
+        ("0,10,10\n5184001,10,10", "trace.csv is 61 days long, but a trace spans at most 60 days"),
     ],
 )
 def test_a_bad_line_of_a_trace_is_named(cluster: Path, tmp_path: Path, line: str, message: str) -> None:
@@ -278,7 +348,7 @@ def _nameless_speed(folder: Path) -> list[object]:
         (_binary_trace, "--trace is"),
         (_no_cluster, "it holds 0 objects of kind InferenceCluster"),
         (_unknown_policy, "policy is 'magic', but the known policies are static, "),
-        (_odd_knob, "--policy is 'hpa-busy@high', but the knob is a number"),
+        (_odd_knob, "--policy is 'hpa-busy@high', but the knob is a number from 0.01 to 1"),
         (_nameless_speed, "spec.pools.mixed.performance is absent"),
     ],
 )
@@ -291,6 +361,15 @@ def test_bad_input_is_told_in_one_line_and_ends_with_2(
     assert result.stderr.startswith("error: ")
     assert len(result.stderr.splitlines()) == 1
     assert result.stdout == ""
+
+
+def test_times_are_read_from_their_column_wherever_it_stands(cluster: Path, tmp_path: Path) -> None:
+    header = "GeneratedTokens,TIMESTAMP,ContextTokens"
+    file = trace_of(tmp_path, ["10,1.7e12,10"], header)
+    assert "line 2, TIMESTAMP is '1.7e12'" in run(cluster, "--trace", file).stderr
+    assert (
+        simulated(cluster, trace_of(tmp_path, ["10,1.7e9,10", "10,1700000001,10"], header))["requests"] == 2
+    )
 
 
 def test_one_request_is_a_trace(cluster: Path, tmp_path: Path) -> None:

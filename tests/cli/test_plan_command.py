@@ -62,13 +62,14 @@ class Scripted:
     """Stands for the simulator: (static, autoscaled) attainment of every option."""
 
     answer = (0.0, 0.0)
+    dollars_per_hour = 7.6
 
     def __init__(self, workload: object) -> None:
         pass
 
     def verify(self, option: Option, manifest: Mapping[str, Any], target: Target) -> Verified:
         static, autoscaled = self.answer
-        return Verified(100, static, 4.0, autoscaled, 3.5)
+        return Verified(100, static, 4.0, autoscaled, 3.5, self.dollars_per_hour)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,36 @@ def test_a_plan_that_the_simulator_doubts_says_so(
         f"simulated: {answer[0]:.1%} of 100 requests in time on 4 GPUs; {answer[1]:.1%} on 3.5"
         in result.stdout
     )
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        pytest.param(0.5, "50% less than the static peak", id="cheaper"),
+        pytest.param(1.004, "about the static peak", id="equal"),
+        pytest.param(2.0, "100% more than the static peak: Fixed is cheaper here", id="dearer"),
+    ],
+)
+def test_the_operators_own_bill_stands_beside_the_ideal_one(
+    monkeypatch: pytest.MonkeyPatch, share: float, expected: str
+) -> None:
+    planned = json.loads(run(*MODEL, *STEADY, "--no-verify", "--format", "json").stdout)
+    # A steady load lasts an hour.
+    dollars = share * planned["options"][0]["static_peak"]["dollars"]
+    monkeypatch.setattr(Scripted, "answer", (0.95, 0.95))
+    monkeypatch.setattr(Scripted, "dollars_per_hour", dollars)
+    monkeypatch.setattr(plan_module, "SimulatorVerifier", Scripted)
+    text = run(*MODEL, *STEADY).stdout
+    assert "; following the demand (ideal) " in text
+    assert f"on 3.5 on average where the operator sizes the pools, ${dollars:.2f}, {expected}\n" in text
+
+
+def test_a_single_request_has_no_bill_of_the_operator(tmp_path: Path) -> None:
+    file = tmp_path / "one.csv"
+    file.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n0,100,10\n")
+    result = run(*MODEL, "--trace", str(file), "--gpu", "h200")
+    assert result.exit_code == 0, result.stderr
+    assert "on average where the operator sizes the pools\n" in result.stdout
 
 
 def test_without_the_simulator_json_says_null() -> None:
@@ -139,14 +170,51 @@ def test_mixed_only_is_an_answer() -> None:
     assert json.loads(result.stdout)["verdict"].startswith("mixed only")
 
 
+def test_a_load_is_a_trace_or_a_rate(tmp_path: Path) -> None:
+    result = run(*MODEL, *STEADY, "--trace", str(trace(tmp_path / "requests.csv")))
+    assert result.exit_code == 2
+    assert "--rate is 6, but the load already is the trace requests.csv" in result.stderr
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "86401", "0"])
+def test_a_boot_takes_a_second_to_a_day(seconds: str) -> None:
+    result = run(*MODEL, *STEADY, "--boot-seconds", seconds)
+    assert result.exit_code == 2
+    assert "Invalid value for '--boot-seconds'" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         pytest.param(("--model", "gpt-2", *STEADY), "--model is 'gpt-2'", id="unknown model"),
         pytest.param((*MODEL, *STEADY, "--gpu", "v100"), "--gpu is 'v100'", id="unknown GPU"),
-        pytest.param((*MODEL, "--rate", "3"), "--trace, --rate", id="a rate without lengths"),
-        pytest.param(MODEL, "--trace, --rate", id="no load"),
-        pytest.param((*MODEL, *STEADY, "--trace", "absent.csv"), "could not be read", id="absent file"),
+        pytest.param(
+            (*MODEL, "--rate", "3"),
+            "--prompt-tokens is absent, but --rate needs the lengths of its requests: give --prompt-tokens and --output-tokens",
+            id="a rate without lengths",
+        ),
+        pytest.param(
+            (*MODEL, "--rate", "3", "--prompt-tokens", "9"),
+            "--output-tokens is absent",
+            id="half of the lengths",
+        ),
+        pytest.param(
+            MODEL,
+            "--trace is absent, but a plan needs a load: give --trace FILE, or --rate with --prompt-tokens and --output-tokens",
+            id="no load",
+        ),
+        pytest.param((*MODEL, "--trace", "absent.csv"), "could not be read", id="absent file"),
+        pytest.param(
+            (*MODEL, *STEADY[2:], "--rate", "1e9"),
+            "--rate is 1e+09, but it must be at most 100,000 requests per second",
+            id="more than any service",
+        ),
+        pytest.param(
+            (*MODEL, *STEADY[2:], "--rate", "3600"),
+            "--rate is 3600, but the simulator serves at most 3,000 requests per second: add --no-verify",
+            id="more than the simulator bears",
+        ),
+        pytest.param((*MODEL, *STEADY[2:], "--rate", "nan"), "--rate is nan", id="no number"),
         pytest.param((*MODEL, *STEADY, "--ttft-ms", "30"), "--itl-ms is 40", id="targets mixed up"),
         pytest.param((*MODEL, *STEADY, "--itl-ms", "5"), "no design holds them", id="out of reach"),
         pytest.param((*MODEL, *STEADY, "--engine-version", "1.1.0"), "spec.engine.version", id="old engine"),

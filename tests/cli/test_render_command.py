@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import runpy
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,12 @@ def test_a_pool_that_the_cluster_does_not_have_is_refused(tmp_path: Path) -> Non
 
 def test_an_unknown_pool_is_a_usage_error() -> None:
     assert run("-", "--pool", "other").exit_code == 2
+
+
+def test_the_program_tells_its_version() -> None:
+    result = CliRunner().invoke(application, ["--version"])
+    assert result.exit_code == 0
+    assert result.stdout == f"kubectl-ic {version('inferencecluster-operator')}\n"
 
 
 def test_the_program_says_what_it_can_do(

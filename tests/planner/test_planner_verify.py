@@ -26,7 +26,7 @@ class Scripted:
     def verify(self, option: Option, manifest: Mapping[str, Any], target: Target) -> Verified:
         self.asked.append(option.design.name)
         attainment = self.attainments[min(len(self.asked), len(self.attainments)) - 1]
-        return Verified(1, attainment, 1.0, attainment, 1.0)
+        return Verified(1, attainment, 1.0, attainment, 1.0, 4.0)
 
 
 def nothing(option: Option) -> Mapping[str, Any]:
@@ -73,5 +73,9 @@ def test_the_simulator_confirms_what_was_planned_and_refutes_what_was_not(split:
     assert honest.holds(asked.target)
     assert honest.static_gpus == pytest.approx(option.fitted.peak_gpus, rel=0.01)
     assert honest.requests > 2000
+    # Every GPU of the question costs the same.
+    assert honest.autoscaled_dollars_per_hour == pytest.approx(
+        honest.autoscaled_gpus * asked.gpus[0].dollars_per_hour
+    )
     crowded = SimulatorVerifier(lambda _: requests(40.0, 60.0)).verify(option, found, asked.target)
     assert not crowded.holds(asked.target)

@@ -109,6 +109,16 @@ def test_the_timeline_shows_demand_sizes_and_misses_where_they_arrived() -> None
     assert first.gpus == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("start", [0.0, 0.1, 423.184196, 600.0])
+def test_no_interval_holds_more_than_the_largest_fleet_wherever_its_borders_round_to(start: float) -> None:
+    report = run(scenario(warm_up_seconds=start), steady(0.05, start + 7200.0)).report
+    assert report.peak_gpus == 2
+    whole = report.timeline[:-1]
+    assert len(whole) > 100
+    assert [item.gpus for item in whole] == pytest.approx([2.0] * len(whole))
+    assert report.timeline[-1].gpus <= 2.0 + 1e-9
+
+
 def test_the_largest_fleet_is_what_static_peak_means() -> None:
     spec = cluster_spec((1, 1, 0), most=(8, 8, 0), mode=ScalingMode.AUTOMATIC)
     workload = [*steady(2.0, 60.0), *(Request(60.0 + item.arrival, 1000, 100) for item in steady(20.0, 60.0))]

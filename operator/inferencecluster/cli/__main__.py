@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from inferencecluster.cli.plan import plan_command
@@ -22,9 +25,21 @@ application.command("simulate")(simulate_command)
 application.command("replay")(replay_command)
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"kubectl-ic {version('inferencecluster-operator')}")
+        raise typer.Exit
+
+
 @application.callback()
-def commands() -> None:
-    """Keeps the command's name on the command line while there is one command only."""
+def commands(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_tell_version),
+    ] = False,
+) -> None:
+    """Options in front of the command."""
 
 
 def main() -> None:

@@ -12,8 +12,10 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
+from inferencecluster.cli.numbers import LONGEST_BOOT_SECONDS, finite
 from inferencecluster.cli.plan_report import Answer, document, print_tables, summary
 from inferencecluster.cli.render import EXIT_BAD_INPUT, to_yaml
+from inferencecluster.cli.trace_file import JITTER_SECONDS, MAX_COPIES, read_requests
 from inferencecluster.core.errors import SpecError
 from inferencecluster.planner.answer import Objective, Option, Plan, Question, plan
 from inferencecluster.planner.capacity import Target
@@ -24,15 +26,17 @@ from inferencecluster.planner.traffic import Traffic, from_requests, steady
 from inferencecluster.planner.verify import Confirmed, SimulatorVerifier, confirm
 from inferencecluster.render.trtllm.versions import EngineVersion, parse_version, require_supported
 from inferencecluster.simulator.synthetic import Phase, Shape, alternating
-from inferencecluster.simulator.workload import Request, copied, read_trace
+from inferencecluster.simulator.workload import Request, copied
 
-JITTER_SECONDS: Final = 15.0
-"""Copies of a request come up to so much earlier or later, as in the published benchmark."""
 SIMULATED_REQUESTS: Final = 30_000
 """Of a steady rate: enough for a percentile to the tenth of a per cent, in seconds."""
 SHORTEST_SECONDS: Final = 120.0
 LONGEST_SECONDS: Final = 3600.0
 """Bounds of a steady simulation: some lives of a request, and not for ever at one request a minute."""
+MAX_RATE: Final = 100_000.0
+"""Requests per second: beyond any service, and so a slip; the search would not end."""
+MOST_SIMULATED_REQUESTS: Final = 360_000
+"""Within the shortest simulation: some two minutes for every design that is tried."""
 SEED: Final = 0
 """Equal questions get equal answers."""
 _PERCENT: Final = 100
@@ -56,7 +60,13 @@ def plan_command(
         Path | None, typer.Option(help="CSV with TIMESTAMP,ContextTokens,GeneratedTokens.", dir_okay=False)
     ] = None,
     copies: Annotated[
-        float, typer.Option(help="How often each request of the trace comes, moved by up to 15 s.", min=0.001)
+        float,
+        typer.Option(
+            help="How often each request of the trace comes, moved by up to 15 s.",
+            min=0.001,
+            max=MAX_COPIES,
+            callback=finite,
+        ),
     ] = 1.0,
     rate: Annotated[float | None, typer.Option(help="Requests per second, instead of a trace.")] = None,
     prompt_tokens: Annotated[int | None, typer.Option(help="Of each request, with --rate.")] = None,
@@ -72,11 +82,17 @@ def plan_command(
     max_gpus: Annotated[int | None, typer.Option(help="No design may need more.", min=1)] = None,
     objective: Annotated[Objective, typer.Option(help="What the best design is best at.")] = Objective.COST,
     boot_seconds: Annotated[
-        float, typer.Option(help="From a replica's creation to readiness.", min=1)
+        float,
+        typer.Option(
+            help="From a replica's creation to readiness.", min=1, max=LONGEST_BOOT_SECONDS, callback=finite
+        ),
     ] = 120.0,
     engine_version: Annotated[str, typer.Option(help="TensorRT-LLM release.")] = "1.2.1",
     acceptance: Annotated[
-        float, typer.Option(help="Share of draft tokens accepted, for the staircase.", min=0.0, max=1.0)
+        float,
+        typer.Option(
+            help="Share of draft tokens accepted, for the staircase.", min=0.0, max=1.0, callback=finite
+        ),
     ] = 0.7,
     draft_tokens: Annotated[int, typer.Option(help="Draft tokens per step.", min=1, max=16)] = 3,
     verify: Annotated[bool, typer.Option(help="Run the best design through the simulator.")] = True,
@@ -91,7 +107,7 @@ def plan_command(
     try:
         version = parse_version(engine_version)
         require_supported(version)
-        requests = _requests(trace, copies)
+        requests = read_requests(trace, copies=copies, seed=SEED) if trace is not None else []
         traffic = _traffic(requests, trace, rate, (prompt_tokens, output_tokens))
         chosen = find_model(model)
         question = Question(
@@ -111,36 +127,42 @@ def plan_command(
     _print(answer, output)
 
 
-def _requests(trace: Path | None, copies: float) -> list[Request]:
-    """Of the trace, multiplied; empty without one."""
-    if trace is None:
-        return []
-    try:
-        requests = list(read_trace(trace))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(
-            field="--trace", value=trace, rule=f"it could not be read: {error}", advice="name a CSV file"
-        ) from error
-    if copies == 1.0:
-        return requests
-    return list(copied(requests, copies=copies, jitter_seconds=JITTER_SECONDS, seed=SEED))
-
-
 def _traffic(
     requests: list[Request],
     trace: Path | None,
     rate: float | None,
     lengths: tuple[int | None, int | None],
 ) -> Traffic:
-    if trace is not None and rate is None:
-        return from_requests(requests, name=trace.name)
-    prompt_tokens, output_tokens = lengths
-    if trace is not None or rate is None or prompt_tokens is None or output_tokens is None:
+    if trace is not None:
+        if rate is None:
+            return from_requests(requests, name=trace.name)
         raise SpecError(
-            field="--trace, --rate",
-            value=f"{trace}, {rate}",
-            rule="the load is a trace, or a rate with --prompt-tokens and --output-tokens",
-            advice="give one of the two",
+            field="--rate",
+            value=f"{rate:g}",
+            rule=f"the load already is the trace {trace.name}",
+            advice="leave out --rate or --trace; --copies multiplies a trace",
+        )
+    if rate is None:
+        raise SpecError(
+            field="--trace",
+            value="absent",
+            rule="a plan needs a load",
+            advice="give --trace FILE, or --rate with --prompt-tokens and --output-tokens",
+        )
+    if rate > MAX_RATE:
+        raise SpecError(
+            field="--rate",
+            value=f"{rate:g}",
+            rule=f"it must be at most {MAX_RATE:,.0f} requests per second",
+            advice="give a smaller rate, or plan a part of the load",
+        )
+    prompt_tokens, output_tokens = lengths
+    if prompt_tokens is None or output_tokens is None:
+        raise SpecError(
+            field="--prompt-tokens" if prompt_tokens is None else "--output-tokens",
+            value="absent",
+            rule="--rate needs the lengths of its requests",
+            advice="give --prompt-tokens and --output-tokens",
         )
     return steady(rate=rate, prompt_tokens=prompt_tokens, output_tokens=output_tokens)
 
@@ -202,6 +224,13 @@ def _confirmed(found: Plan, requests: list[Request], version: EngineVersion) -> 
 def _steady_requests(option: Option) -> Iterable[Request]:
     """A Poisson process of the option's rate."""
     window = option.busiest
+    if window.rate * SHORTEST_SECONDS > MOST_SIMULATED_REQUESTS:
+        raise SpecError(
+            field="--rate",
+            value=f"{window.rate:g}",
+            rule=f"the simulator serves at most {MOST_SIMULATED_REQUESTS / SHORTEST_SECONDS:,.0f} requests per second",
+            advice="add --no-verify, or plan a part of the load",
+        )
     seconds = min(LONGEST_SECONDS, max(SHORTEST_SECONDS, SIMULATED_REQUESTS / window.rate))
     shape = Shape(window.prompts[0][0], window.outputs[0][0], 0.0, 0.0, longest=round(window.prompts[0][0]))
     return alternating(

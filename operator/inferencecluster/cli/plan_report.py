@@ -14,11 +14,14 @@ from inferencecluster.planner.catalogue import PRICES_AS_OF
 from inferencecluster.planner.cost import Bill
 from inferencecluster.planner.designs import Disaggregated, Mixed
 from inferencecluster.planner.levers import Staircase, Surroundings
-from inferencecluster.planner.verify import Confirmed
+from inferencecluster.planner.verify import Confirmed, Verified
 from inferencecluster.render.manifest import Manifest
 
 RUNNERS_UP: Final = 5
 """Shown beside the best one; the best mixed and the best disaggregated design are always among them."""
+
+_VISIBLE_SHARE: Final = 0.005
+"""Smaller ones round to 0 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ def summary(answer: Answer) -> list[str]:
         f"{target.itl_seconds * 1000:.0f} ms per token"
     )
     bills = (
-        f"static peak {_bill(best.cost.static)}; following the demand {_bill(best.cost.autoscaled)}, "
+        f"static peak {_bill(best.cost.static)}; following the demand (ideal) {_bill(best.cost.autoscaled)}, "
         f"{best.cost.saving:.0%} less, ${best.dollars_per_thousand:.3g} per 1,000 requests"
     )
     prices = ", ".join(f"{gpu.name} ${gpu.dollars_per_hour:g}" for gpu in found.question.gpus)
@@ -130,7 +133,7 @@ def _verification(answer: Answer) -> list[str]:
     seen = confirmed.verified
     measured = (
         f"simulated: {seen.static_attainment:.1%} of {seen.requests} requests in time on {seen.static_gpus:.0f} GPUs; "
-        f"{seen.autoscaled_attainment:.1%} on {seen.autoscaled_gpus:.1f} on average where the operator sizes the pools"
+        f"{seen.autoscaled_attainment:.1%} on {seen.autoscaled_gpus:.1f} on average where the operator sizes the pools{_own_bill(answer.plan.best, seen)}"
     )
     lines = [measured]
     if not confirmed.holds:
@@ -138,6 +141,19 @@ def _verification(answer: Answer) -> list[str]:
     elif seen.autoscaled_attainment < answer.plan.question.target.share:
         lines.append("the operator is surprised by this load: raise minReplicas, or shorten the boot")
     return lines
+
+
+def _own_bill(best: Option, seen: Verified) -> str:
+    """What the operator itself paid in the simulator, over the time of the traffic, beside the static peak."""
+    if seen.autoscaled_dollars_per_hour is None:
+        return ""
+    dollars = seen.autoscaled_dollars_per_hour * best.traffic.hours
+    share = dollars / best.cost.static.dollars - 1.0
+    if abs(share) < _VISIBLE_SHARE:
+        return f", ${dollars:.2f}, about the static peak"
+    if share > 0:
+        return f", ${dollars:.2f}, {share:.0%} more than the static peak: Fixed is cheaper here"
+    return f", ${dollars:.2f}, {-share:.0%} less than the static peak"
 
 
 def _simulated(answer: Answer) -> dict[str, Any] | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -12,8 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 import yaml
 
-from inferencecluster.api.inferencecluster import InferenceCluster, parse_cluster
-from inferencecluster.api.names import API_VERSION, CLUSTER_KIND
+from inferencecluster.cli.cluster_file import read_cluster
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.render.context import Platform, PoolContext, pool_context
@@ -22,10 +19,7 @@ from inferencecluster.render.replica import render_engine_config, render_replica
 from inferencecluster.render.trtllm.shape import configured_version
 
 EXIT_BAD_INPUT: Final = 2
-STANDARD_INPUT: Final = Path("-")
 
-_UID: Final = "00000000-0000-0000-0000-000000000000"
-"""Stands for the uid that the API server will give; only shown."""
 _PLATFORM: Final = Platform(router_image="inferencecluster-operator", router_cluster_role="router")
 """Of an installation that is not asked; nothing of it shows in a replica."""
 
@@ -58,44 +52,6 @@ def render(
         typer.echo(_header(context) + to_yaml(objects), nl=False)
 
 
-def read_cluster(file: Path) -> InferenceCluster:
-    """The only InferenceCluster in a YAML or JSON file that may hold other objects.
-
-    Raises `SpecError` for a file that cannot be read, holds none or several, or a cluster that is malformed.
-    """
-    try:
-        text = sys.stdin.read() if file == STANDARD_INPUT else file.read_text(encoding="utf-8")
-        documents = [document for document in yaml.safe_load_all(text) if isinstance(document, Mapping)]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SpecError(
-            field="FILE",
-            value=file,
-            rule=f"it could not be read: {error}",
-            advice="name a YAML file with one InferenceCluster",
-        ) from error
-    clusters = [document for document in documents if _is_cluster(document)]
-    if len(clusters) != 1:
-        raise SpecError(
-            field="FILE",
-            value=file,
-            rule=f"it holds {len(clusters)} objects of kind {CLUSTER_KIND} in {API_VERSION}",
-            advice="name a file with exactly one",
-        )
-    return parse_cluster(_as_created(clusters[0]))
-
-
-def _is_cluster(document: Mapping[str, Any]) -> bool:
-    return document.get("kind") == CLUSTER_KIND and document.get("apiVersion") == API_VERSION
-
-
-def _as_created(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The object with what the API server would add."""
-    metadata = manifest.get("metadata")
-    if not isinstance(metadata, Mapping):
-        return manifest
-    return {**manifest, "metadata": {"namespace": "default", "uid": _UID, **metadata}}
-
-
 def _header(context: PoolContext) -> str:
     """What is shown, as YAML comments for the reader."""
     metadata, spec = context.cluster.metadata, context.cluster.spec
@@ -107,7 +63,7 @@ def _header(context: PoolContext) -> str:
         f"tensor {pool.tensor_parallelism}, pipeline {pool.pipeline_stages}\n"
         f"# KV capacity {context.performance.kv_capacity_tokens} tokens, "
         f"batch up to {context.performance.max_batch_size}\n"
-        "# Rendered offline: only the API server checks the CRD's rules (kubectl apply --dry-run=server).\n"
+        "# Rendered offline: only the API server checks all of the CRD's rules (kubectl apply --dry-run=server).\n"
     )
 
 

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from inferencecluster.api.recording import Begin, Decided, Entry, from_line
-from inferencecluster.cli.render import EXIT_BAD_INPUT, STANDARD_INPUT
+from inferencecluster.cli.cluster_file import STANDARD_INPUT
+from inferencecluster.cli.render import EXIT_BAD_INPUT
 from inferencecluster.core.allocation import Target
 from inferencecluster.core.decision import Memory, decide
 from inferencecluster.core.errors import SpecError
@@ -112,15 +113,22 @@ def replay_command(
 
 def _replayed(files: list[Path], cluster: str | None, notes: list[str]) -> list[Replayed]:
     """At least one look."""
-    entries = (entry for entry in _entries(files) if cluster in (None, entry.cluster))
-    found = list(replay(entries, notes))
+    held: set[str] = set()
+
+    def chosen() -> Iterator[Entry]:
+        for entry in _entries(files, notes):
+            held.add(entry.cluster)
+            if cluster in (None, entry.cluster):
+                yield entry
+
+    found = list(replay(chosen(), notes))
     if found:
         return found
     raise SpecError(
         field="FILE",
         value=", ".join(map(str, files)),
         rule="it holds no observation" + (f" of {cluster}" if cluster else ""),
-        advice="record one with IC_RECORD_FILE",
+        advice=f"it holds {', '.join(sorted(held))}" if held else "record one with IC_RECORD_FILE",
     )
 
 
@@ -141,24 +149,39 @@ def replay(entries: Iterable[Entry], notes: list[str]) -> Iterator[Replayed]:
             yield Replayed(entry, Decided.of(decision), decision.memory.targets)
 
 
-def _entries(files: Iterable[Path]) -> Iterator[Entry]:
+def _entries(files: Iterable[Path], notes: list[str]) -> Iterator[Entry]:
     for file in files:
         try:
             if file == STANDARD_INPUT:
-                yield from _lines("standard input", sys.stdin)
+                yield from _lines("standard input", sys.stdin, notes)
             else:
                 with file.open(encoding="utf-8") as lines:
-                    yield from _lines(file.name, lines)
+                    yield from _lines(file.name, lines, notes)
         except (OSError, UnicodeDecodeError) as error:
             raise SpecError(
                 field="FILE", value=file, rule=f"it could not be read: {error}", advice="name a recording"
             ) from error
 
 
-def _lines(name: str, lines: Iterable[str]) -> Iterator[Entry]:
+def _lines(name: str, lines: Iterable[str], notes: list[str]) -> Iterator[Entry]:
     for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield from_line(line, source=f"{name}, line {number}")
+        if not line.strip():
+            continue
+        if _is_cut_off(line):
+            notes.append(f"{name}, line {number}: the last line is cut off and was left out")
+            continue
+        yield from_line(line, source=f"{name}, line {number}")
+
+
+def _is_cut_off(line: str) -> bool:
+    """The operator was writing the line when the file was copied, or the disk was full: no line break, half an object."""
+    if line.endswith("\n"):
+        return False
+    try:
+        json.loads(line)
+    except json.JSONDecodeError:
+        return True
+    return False
 
 
 def _document(replayed: list[Replayed], notes: list[str]) -> dict[str, Any]:

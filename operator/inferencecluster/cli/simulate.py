@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Final
 
 import typer
@@ -23,29 +22,23 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from inferencecluster.cli.render import EXIT_BAD_INPUT, STANDARD_INPUT, read_cluster
+from inferencecluster.cli.cluster_file import read_cluster
+from inferencecluster.cli.numbers import LONGEST_BOOT_SECONDS, finite
+from inferencecluster.cli.policy_option import parse_policy
+from inferencecluster.cli.render import EXIT_BAD_INPUT
 from inferencecluster.cli.simulate_inputs import Cluster, cluster_of
 from inferencecluster.cli.simulate_page import page
 from inferencecluster.cli.simulate_tables import print_tables
+from inferencecluster.cli.trace_file import MAX_COPIES, read_requests
 from inferencecluster.core.errors import SpecError
-from inferencecluster.core.fleet import PoolName
-from inferencecluster.simulator.policies.context import PolicyContext
-from inferencecluster.simulator.policies.hindsight import Hindsight
-from inferencecluster.simulator.policies.registry import POLICIES, build_policy
+from inferencecluster.core.spec import ScalingMode
+from inferencecluster.simulator.policies.registry import POLICIES
 from inferencecluster.simulator.report import Report
 from inferencecluster.simulator.scenario import Boot, Scenario
 from inferencecluster.simulator.signals import SizingPolicy
 from inferencecluster.simulator.simulation import simulate
-from inferencecluster.simulator.workload import (
-    Request,
-    copied,
-    parse_trace,
-    read_trace,
-    with_mirrored_warm_up,
-)
+from inferencecluster.simulator.workload import Request, with_mirrored_warm_up
 
-JITTER_SECONDS: Final = 15.0
-"""Copies of a request come up to so much earlier or later, as in the published benchmark."""
 WARM_UP_SECONDS: Final = 600.0
 """The beginning of the trace, mirrored in front of it and not counted: the cluster is found at work, not newly made."""
 PLAIN_WIDTH: Final = 120
@@ -107,19 +100,35 @@ def simulate_command(
     boot_seconds: Annotated[
         float | None,
         typer.Option(
-            help="From a replica's creation to readiness.", min=0.0, show_default="expectedBootSeconds"
+            help="From a replica's creation to readiness.",
+            min=0.0,
+            max=LONGEST_BOOT_SECONDS,
+            callback=finite,
+            show_default="expectedBootSeconds",
         ),
     ] = None,
     boot_spread: Annotated[
         float,
-        typer.Option(help="Standard deviation of the logarithm of each part of a boot.", min=0.0, max=2.0),
+        typer.Option(
+            help="Standard deviation of the logarithm of each part of a boot.",
+            min=0.0,
+            max=2.0,
+            callback=finite,
+        ),
     ] = 0.0,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn: equal runs repeat exactly.")] = 0,
     copies: Annotated[
-        float, typer.Option(help="How often each request comes, moved by up to 15 s.", min=0.001)
+        float,
+        typer.Option(
+            help="How often each request comes, moved by up to 15 s.",
+            min=0.001,
+            max=MAX_COPIES,
+            callback=finite,
+        ),
     ] = 1.0,
     warm_up_seconds: Annotated[
-        float, typer.Option(help="Beginning that is mirrored in front and not counted.", min=0.0)
+        float,
+        typer.Option(help="Beginning that is mirrored in front and not counted.", min=0.0, callback=finite),
     ] = WARM_UP_SECONDS,
     output: Annotated[
         SimulationFormat, typer.Option("--format", help="table, json, or one html page.")
@@ -130,37 +139,34 @@ def simulate_command(
     The operator's own decisions and the router's run unchanged; only engines and network are modelled.
     """
     try:
+        chosen = parse_policy(policy) if policy is not None else None
         cluster = cluster_of(read_cluster(file), boot_seconds=boot_seconds)
-        requests = _requests(trace, copies=copies, seed=seed)
+        requests = read_requests(trace, copies=copies, seed=seed)
         boot = Boot.of(cluster.spec.boot_seconds, spread=boot_spread)
         warm_up = min(warm_up_seconds, requests[-1].arrival)
         scenario = Scenario(cluster.spec, cluster.hardware, seed=seed, boot=boot, warm_up_seconds=warm_up)
         workload = _with_warm_up(requests, warm_up)
-        report = _simulate(scenario, workload, _policy(policy, cluster, workload))
+        built = chosen.build(cluster.spec, workload) if chosen is not None else None
+        report = _simulate(scenario, workload, built)
     except SpecError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(EXIT_BAD_INPUT) from None
+    if chosen is None:
+        cluster = replace(cluster, notes=(*cluster.notes, *_nobody_sizes(cluster.spec.mode)))
+    else:
+        report = replace(report, policy=str(chosen))
     _print(Run(cluster, str(trace), seed, cluster.spec.boot_seconds, report), output)
 
 
-def _requests(trace: Path, *, copies: float, seed: int) -> Sequence[Request]:
-    """The whole trace; at least one request."""
-    try:
-        if trace == STANDARD_INPUT:
-            requests = list(parse_trace(sys.stdin, source="standard input"))
-        else:
-            requests = list(read_trace(trace))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(
-            field="--trace", value=trace, rule=f"it could not be read: {error}", advice="name a CSV file"
-        ) from error
-    if copies != 1.0:
-        requests = list(copied(requests, copies=copies, jitter_seconds=JITTER_SECONDS, seed=seed))
-    if not requests:
-        raise SpecError(
-            field="--trace", value=trace, rule="it holds no request", advice="name a trace with at least one"
-        )
-    return requests
+def _nobody_sizes(mode: ScalingMode) -> list[str]:
+    """A note where the pools stand still although somebody would size them in a real cluster."""
+    advice = {
+        ScalingMode.EXTERNAL: "try --policy hpa-queue",
+        ScalingMode.RECOMMEND: "try mode Automatic, or --policy hpa-queue",
+    }
+    if mode not in advice:
+        return []
+    return [f"mode {mode}: nobody sizes the pools here, they stay at minReplicas; {advice[mode]}"]
 
 
 def _with_warm_up(requests: Sequence[Request], seconds: float) -> Sequence[Request]:
@@ -168,50 +174,6 @@ def _with_warm_up(requests: Sequence[Request], seconds: float) -> Sequence[Reque
     found = list(with_mirrored_warm_up(requests, seconds))
     before = [request for request in found[: -len(requests)] if request.arrival < seconds]
     return [*before, *found[-len(requests) :]]
-
-
-def _policy(text: str | None, cluster: Cluster, workload: Sequence[Request]) -> SizingPolicy | None:
-    """None: the operator. Raises `SpecError` for names and knobs that nobody has."""
-    if text is None:
-        return None
-    name, _, knob = text.partition("@")
-    try:
-        target = float(knob) if knob else None
-    except ValueError:
-        raise SpecError(
-            field="--policy",
-            value=repr(text),
-            rule="the knob is a number",
-            advice="write for example hpa-busy@0.7",
-        ) from None
-    context = PolicyContext(
-        spec=cluster.spec,
-        boot_seconds=cluster.spec.boot_seconds,
-        prompt_tokens=sum(request.prompt_tokens for request in workload) / len(workload),
-        output_tokens=sum(request.output_tokens for request in workload) / len(workload),
-        workload=workload,
-        target=target,
-    )
-    if name == "static":
-        context = _with_peak_sizes(context)
-    return build_policy(name, context)
-
-
-def _with_peak_sizes(context: PolicyContext) -> PolicyContext:
-    """Static peak: the sizes that hindsight needs in the busiest moment, within each pool's bounds."""
-    peak: Mapping[PoolName, int] = Hindsight(context).peak_sizes()
-    sizes = {
-        pool.name: min(max(peak[pool.name], pool.min_replicas), pool.max_replicas)
-        for pool in context.spec.pools
-    }
-    return PolicyContext(
-        spec=context.spec,
-        boot_seconds=context.boot_seconds,
-        prompt_tokens=context.prompt_tokens,
-        output_tokens=context.output_tokens,
-        static_sizes=MappingProxyType(sizes),
-        target=context.target,
-    )
 
 
 def _simulate(scenario: Scenario, workload: Sequence[Request], policy: SizingPolicy | None) -> Report:

@@ -52,7 +52,10 @@ def headline(document: Mapping[str, Any]) -> str:
     """One sentence."""
     refused = f", {document['refused']:,} refused" if document["refused"] else ""
     policy = document["policy"]
-    who = f"the operator ({policy})" if policy in set(ScalingMode) else policy
+    if policy in (ScalingMode.EXTERNAL, ScalingMode.RECOMMEND):
+        who = f"nobody ({policy})"
+    else:
+        who = f"the operator ({policy})" if policy in set(ScalingMode) else policy
     return (
         f"{document['cluster']}, sized by {who}: {percent_of(document['slo_attainment'])} of "
         f"{document['requests']:,} requests inside the SLO, {document['failed']:,} failed{refused}; "

@@ -36,6 +36,8 @@ class Verified:
     autoscaled_attainment: float
     """The operator sizes the pools, within the manifest's bounds."""
     autoscaled_gpus: float
+    autoscaled_dollars_per_hour: float | None
+    """Mean, at the prices of the question; None of a single request, which takes no time."""
 
     def holds(self, target: Target) -> bool:
         """The planned sizes are enough: what remains is the autoscaler's surprise."""
@@ -72,6 +74,7 @@ class SimulatorVerifier:
             static_gpus=static.gpus,
             autoscaled_attainment=followed.attainment,
             autoscaled_gpus=followed.gpus,
+            autoscaled_dollars_per_hour=followed.dollars_per_hour,
         )
 
     def _run(self, option: Option, scenario: Scenario, target: Target) -> _Run:
@@ -86,8 +89,15 @@ class SimulatorVerifier:
 
         workload = with_mirrored_warm_up(self.workload(option), WARM_UP_SECONDS)
         report = simulate(replace(scenario, warm_up_seconds=WARM_UP_SECONDS), workload, record=score)
-        gpus = report.total_gpu_hours * 3600 / report.seconds if report.seconds > 0 else 0.0
-        return _Run(scored, met / scored if scored else 1.0, gpus)
+        hours = report.seconds / 3600
+        prices = {name: shape.gpu.dollars_per_hour for name, shape in option.design.pools}
+        dollars = sum(report.gpu_hours[name] * price for name, price in prices.items())
+        return _Run(
+            requests=scored,
+            attainment=met / scored if scored else 1.0,
+            gpus=report.total_gpu_hours / hours if hours > 0 else 0.0,
+            dollars_per_hour=dollars / hours if hours > 0 else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +105,7 @@ class _Run:
     requests: int
     attainment: float
     gpus: float
+    dollars_per_hour: float | None
 
 
 @dataclass(frozen=True, slots=True)

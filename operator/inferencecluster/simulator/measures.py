@@ -183,7 +183,9 @@ class Measures:
         )
 
     def _bin(self, time: float) -> _Bin:
-        number = int((time - self._start) / self._scenario.timeline_seconds)
+        return self._bin_at(int((time - self._start) / self._scenario.timeline_seconds))
+
+    def _bin_at(self, number: int) -> _Bin:
         while len(self._bins) <= number:
             self._bins.append(_Bin())
         return self._bins[number]
@@ -205,8 +207,10 @@ class Measures:
             number = int((begin - self._start) / self._scenario.timeline_seconds)
             end = min(now, self._start + (number + 1) * self._scenario.timeline_seconds)
             if end <= begin:
-                end = now
-            item = self._bin(begin)
+                # On a border the quotient may round down into the bin that is full already.
+                number += 1
+                end = min(now, self._start + (number + 1) * self._scenario.timeline_seconds)
+            item = self._bin_at(number)
             for name in PoolName:
                 item.replica_seconds[name] += fleet.replicas[name] * (end - begin)
                 item.serving_seconds[name] += fleet.serving[name] * (end - begin)
