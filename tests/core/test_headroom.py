@@ -58,6 +58,7 @@ def promising(percentile: int) -> ClusterSpec:
         pytest.param(judged([60.0, 60.0] + [0.0] * 8), (), 99, 55.0, id="2 * (60 - 55) = 10"),
         pytest.param(judged([60.0, 60.0] + [0.0] * 8), (), 100, 60.0, id="no misses: the largest excess"),
         pytest.param(judged([60.0] * 10), (), 50, 10.0, id="10 * (60 - 10) = 500"),
+        pytest.param(judged([900.0] * 10), (), 100, 150.0, id="never more than the plan of 150"),
         # With nine plans that were kept 9 * 100 + 150 arrived: 10.5 of them may be missed at p99.
         pytest.param(
             judged([0.0] * 9), (Plan(NOW, 50.0, 5e4),), 99, 89.5, id="a plan for 50 is due: (100 - 89.5)"

@@ -21,6 +21,9 @@ OUTCOMES: Final = 240
 """Plans that are remembered; with `OUTCOME_SECONDS` one every 15 s. Bounds memory and time per decision."""
 FIRST_HEADROOM: Final = 0.2
 """Reserve while too few plans have come due, as a share of the plan."""
+LARGEST_RESERVE: Final = 1.0
+"""As a share of the plan. What more than doubles within a boot is a jump, for queue age, mixed and borrowed replicas; and
+when demand has fallen, the reserve for its peak falls with it."""
 FIRST_OUTCOMES: Final = 8
 """Plans that must have come due before they say how much reserve is needed: two minutes at 15 s each."""
 
@@ -90,6 +93,8 @@ def reserve_of(
             [item.excess_tokens for item in outcomes],
             allowed=allowed * math.fsum(item.tokens for item in outcomes),
         )
+    requests = min(requests, planned.requests * LARGEST_RESERVE)
+    tokens = min(tokens, planned.tokens * LARGEST_RESERVE)
     return Arrivals(requests, tokens, tokens * squared_per_token)
 
 
