@@ -189,7 +189,7 @@ def test_at_rest_the_operator_writes_nothing(new_cluster: ClusterFactory, audit:
     time.sleep(15)
     audit.mark()
     time.sleep(AT_REST_SECONDS)
-    assert audit.operator_writes() == {}
+    assert audit.operator_writes() == {}, audit.operator_wrote()
 
 
 def test_without_prometheus_no_pool_shrinks_and_the_reason_is_told(

@@ -26,6 +26,12 @@ AUDIT_RULES: tuple[dict[str, Any], ...] = (
         "verbs": ["create", "delete", "deletecollection"],
         "resources": [{"group": "", "resources": ["pods"]}],
     },
+    # What was written, so that a test that expected nothing can tell.
+    {
+        "level": "Request",
+        "verbs": ["patch"],
+        "resources": [{"group": "gpupools.dev", "resources": ["*"]}],
+    },
     {"level": "None", "resources": [{"group": "coordination.k8s.io", "resources": ["leases"]}]},
     {
         "level": "None",

@@ -51,13 +51,24 @@ class AuditLog:
         counted by the tests that care.
         """
         counts: Counter[str] = Counter()
+        for entry in self._written():
+            reference = entry["objectRef"]
+            resource = "/".join(filter(None, (reference["resource"], reference.get("subresource"))))
+            name = f"{reference.get('namespace', '')}/{reference.get('name', '')}"
+            counts[f"{entry['verb']} {resource} {name}"] += 1
+        return counts
+
+    def operator_wrote(self) -> str:
+        """When and what the operator patched, one JSON text a line: for the message of a test."""
+        return "\n".join(
+            f"{entry['stageTimestamp']} {json.dumps(entry.get('requestObject'))}" for entry in self._written()
+        )
+
+    def _written(self) -> Iterator[dict[str, Any]]:
+        """Writes of the operator's ServiceAccount."""
         for entry in self.entries():
             if entry["verb"] in WRITES and entry["user"]["username"].startswith(OPERATOR_USER):
-                reference = entry["objectRef"]
-                resource = "/".join(filter(None, (reference["resource"], reference.get("subresource"))))
-                name = f"{reference.get('namespace', '')}/{reference.get('name', '')}"
-                counts[f"{entry['verb']} {resource} {name}"] += 1
-        return counts
+                yield entry
 
     def gpu_levels(self, namespace: str) -> list[GpuLevel]:
         """GPUs of the replica Pods of `namespace` after each creation and each real removal since the mark.
