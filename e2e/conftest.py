@@ -11,7 +11,7 @@ import pytest
 from e2e import localkube
 from e2e.stack.audit import AuditLog
 from e2e.stack.cluster import Cluster, emulated_cluster
-from e2e.stack.install import install_operator, install_prometheus
+from e2e.stack.install import install_operator, install_prometheus, wait_for_prometheus
 from e2e.stack.target import Target, embedded_target
 
 
@@ -45,7 +45,7 @@ def installed(target: Target) -> Target:
     """Prometheus and the operator's chart, ready."""
     install_prometheus(target)
     install_operator(target)
-    target.control("rollout", "status", "deployment/prometheus", "--namespace=monitoring", "--timeout=120s")
+    wait_for_prometheus(target)
     return target
 
 

@@ -87,15 +87,16 @@ def compress(trace: Trace, minutes: float, *, seed: int = 0) -> Scenario:
 
 
 def cluster_manifest(
-    scenario: Scenario, *, name: str, namespace: str, engine_image: str
+    scenario: Scenario, *, name: str, namespace: str, engine_image: str, gpu_resource: str
 ) -> dict[str, object]:
-    """The InferenceCluster of the demo: Llama-3.1-70B on emulated A100s, four GPUs a replica."""
+    """The InferenceCluster of the demo: Llama-3.1-70B on emulated A100s, four of `gpu_resource` a replica."""
 
     def pool(minimum: int, maximum: int) -> dict[str, object]:
         return {
             "minReplicas": minimum,
             "maxReplicas": maximum,
             "gpusPerReplica": GPUS_PER_REPLICA,
+            "gpuResourceName": gpu_resource,
             "parallelism": {"tensor": GPUS_PER_REPLICA},
             "performance": {"profile": PROFILE},
         }

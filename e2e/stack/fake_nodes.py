@@ -71,8 +71,8 @@ def fake_nodes(target: Target, groups: Sequence[NodeGroup], *, log: Path) -> Ite
             add_nodes(target, groups)
             yield
         finally:
-            target.control("delete", "nodes", "--selector", f"{FAKE_LABEL}=true", "--ignore-not-found")
             kwok.terminate()
+            target.control("delete", "nodes", "--selector", f"{FAKE_LABEL}=true", "--ignore-not-found")
 
 
 def add_nodes(target: Target, groups: Iterable[NodeGroup]) -> None:
