@@ -18,6 +18,7 @@ OWNER_LABEL = "app.kubernetes.io/managed-by"
 OWNER = "inferencecluster-demo"
 """Label and value of every namespace that is made here. On a Kubernetes with other users nothing else is touched."""
 PROMETHEUS_PORT = 9090
+PROMETHEUS_LABELS = {"app": "prometheus"}
 PROMETHEUS_URL = f"http://prometheus.{MONITORING_NAMESPACE}.svc:{PROMETHEUS_PORT}"
 OPERATOR_METRICS_URL = f"http://{RELEASE}.{SYSTEM_NAMESPACE}.svc:8081"
 SCRAPE_SECONDS = 5
@@ -47,7 +48,35 @@ def prometheus_manifests(image: str) -> list[dict[str, Any]]:
         ],
     }
     metadata = {"name": "prometheus", "namespace": MONITORING_NAMESPACE}
-    labels = {"app": "prometheus"}
+    return [
+        namespace(MONITORING_NAMESPACE),
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": metadata,
+            # JSON is YAML: Prometheus reads it as its configuration.
+            "data": {"prometheus.json": json.dumps(configuration)},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": metadata,
+            "spec": {"selector": PROMETHEUS_LABELS, "ports": [{"port": PROMETHEUS_PORT}]},
+        },
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": metadata,
+            "spec": {
+                "replicas": 1,
+                "selector": {"matchLabels": PROMETHEUS_LABELS},
+                "template": {"metadata": {"labels": PROMETHEUS_LABELS}, "spec": _prometheus_pod(image)},
+            },
+        },
+    ]
+
+
+def _prometheus_pod(image: str) -> dict[str, Any]:
     container = {
         "name": "prometheus",
         "image": image,
@@ -68,43 +97,15 @@ def prometheus_manifests(image: str) -> list[dict[str, Any]]:
             {"name": "data", "mountPath": "/data"},
         ],
     }
-    return [
-        namespace(MONITORING_NAMESPACE),
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": metadata,
-            # JSON is YAML: Prometheus reads it as its configuration.
-            "data": {"prometheus.json": json.dumps(configuration)},
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": metadata,
-            "spec": {"selector": labels, "ports": [{"port": PROMETHEUS_PORT}]},
-        },
-        {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": metadata,
-            "spec": {
-                "replicas": 1,
-                "selector": {"matchLabels": labels},
-                "template": {
-                    "metadata": {"labels": labels},
-                    "spec": {
-                        "enableServiceLinks": False,
-                        "terminationGracePeriodSeconds": 5,
-                        "containers": [container],
-                        "volumes": [
-                            {"name": "configuration", "configMap": {"name": "prometheus"}},
-                            {"name": "data", "emptyDir": {}},
-                        ],
-                    },
-                },
-            },
-        },
-    ]
+    return {
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 5,
+        "containers": [container],
+        "volumes": [
+            {"name": "configuration", "configMap": {"name": "prometheus"}},
+            {"name": "data", "emptyDir": {}},
+        ],
+    }
 
 
 def install_prometheus(target: Target) -> None:
