@@ -73,10 +73,10 @@ class Switch(Variable):
 
     def read(self, environment: Mapping[str, str]) -> bool:
         """The value, or the default. Raises `SpecError`."""
-        value = self.text(environment).lower()
-        if value not in _TRUE | _FALSE | {""}:
+        value = self.text(environment)
+        if value.lower() not in _TRUE | _FALSE | {""}:
             raise SpecError(field=self.name, value=value, rule="it is a switch", advice="set true or false")
-        return value in _TRUE if value else self.default
+        return value.lower() in _TRUE if value else self.default
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +140,11 @@ class Url(Variable):
 
     def read(self, environment: Mapping[str, str]) -> str:
         """The URL without a slash at its end; empty where there is none. Raises `SpecError`."""
-        value = self.text(environment).rstrip("/")
+        value = self.text(environment)
         if value and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).netloc):
             rule = "it is no http or https URL"
             raise SpecError(field=self.name, value=value, rule=rule, advice="write http://host:port")
-        return value
+        return value.rstrip("/")
 
 
 @dataclass(frozen=True, slots=True)
