@@ -13,8 +13,11 @@ from inferencecluster import __main__ as operator
 from inferencecluster.adapters.environment import Variable
 from inferencecluster.api.crd import cluster_crd
 from inferencecluster.controller import settings
+from inferencecluster.render.trtllm.keys import SERVE_OPTIONS
+from inferencecluster.render.trtllm.versions import SUPPORTED
 from inferencecluster.router import __main__ as router
 from inferencecluster.router import configuration
+from inferencecluster.router.disaggregation import SINCE_REQUEST_ID, SINCE_SCHEDULE_STYLE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
@@ -85,3 +88,15 @@ def test_the_chart_sets_no_variable_that_nobody_reads() -> None:
     text = "".join(file.read_text(encoding="utf-8") for file in sorted(chart.rglob("*.yaml")))
     known = {variable.name for variable in settings.VARIABLES}
     assert set(re.findall(r"\bIC_[A-Z_]+\b", text)) <= known
+
+
+def test_the_differences_between_releases_are_those_of_the_code() -> None:
+    page = (DOCS / "trtllm.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (`?[^|]+?`?)(?: in a request)? \| (.*) \|$", page, re.MULTILINE))
+    for line, _ in SUPPORTED:
+        assert rows[line].startswith("yes")
+    served = SERVE_OPTIONS["--served_model_name"].since
+    assert served is not None
+    assert f"from rc{served.candidate} on" in rows["`--served_model_name`"]
+    assert f"from rc{SINCE_SCHEDULE_STYLE.candidate} on" in rows["`schedule_style`"]
+    assert SINCE_REQUEST_ID.candidate == 0, "the page says: always in 1.3.0rcN, never in 1.2.x"
