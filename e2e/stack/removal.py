@@ -48,10 +48,6 @@ class _Removal:
 
     def release(self) -> None:
         """The operator, and the CRDs with it, unless somebody else has begun to use them."""
-        if RELEASE not in self.target.run(
-            self.target.helm, "list", "--short", "--all", "--namespace", SYSTEM_NAMESPACE
-        ):
-            return
         if self.target.find("crd", CRDS[0]) is not None:
             others = self.target.get(CRDS[0], "--all-namespaces")["items"]
             if others:
@@ -61,7 +57,8 @@ class _Removal:
                 raise StackError(f"operator and CRDs stay, because these InferenceClusters use them: {names}")
         self.target.run(
             self.target.helm,
-            *("uninstall", RELEASE, "--namespace", SYSTEM_NAMESPACE, "--wait", "--timeout", "120s"),
+            *("uninstall", RELEASE, "--namespace", SYSTEM_NAMESPACE),
+            *("--ignore-not-found", "--wait", "--timeout", "120s"),
             timeout=150,
         )
 
