@@ -16,9 +16,13 @@ help: ## what can be made
 env: ## the Python environment (.venv)
 	@$(PYTHON) -m e2e.bootstrap
 
-kubernetes: env ## the embedded Kubernetes, up, with all images (or yours: KUBECONFIG=... IMAGE_REGISTRY=...)
+kubernetes: env ## the embedded Kubernetes, up, with all images; with IMAGE_REGISTRY=... the images are pushed there instead
+ifdef IMAGE_REGISTRY
+	@$(RUN) -m e2e.localkube images --push $(IMAGE_REGISTRY)
+else
 	@$(RUN) -m e2e.localkube up
 	@$(RUN) -m e2e.localkube images
+endif
 
 demo: env ## a trace through three pools that follow it: make demo [TRACE=file.csv] [MINUTES=10]
 	@$(RUN) -m e2e.demo --minutes $(MINUTES) $(if $(TRACE),--trace $(TRACE)) $(DEMO_ARGS)

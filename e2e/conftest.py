@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from e2e import localkube
+from e2e.localkube.paths import REPOSITORY
 from e2e.stack.audit import AuditLog
 from e2e.stack.cluster import Cluster, emulated_cluster
-from e2e.stack.install import install_operator, install_prometheus
+from e2e.stack.control import Kubectl
+from e2e.stack.install import install_operator, install_prometheus, wait_for_prometheus
 from e2e.stack.target import Target, embedded_target
 
 
@@ -31,7 +34,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.skip(reason=message))
 
 
-ORDER = {"test_localkube": 0, "test_api": 1}
+ORDER = {"test_localkube": 0, "test_api": 1, "test_api_refusals": 1}
+
+
+@pytest.fixture(scope="module")
+def kubectl() -> Iterator[Kubectl]:
+    """CRDs that were not there before are removed again: helm adopts no object that it did not make."""
+    running = localkube.up()
+    control = Kubectl(running.kubectl, running.kubeconfig, f"api-{uuid.uuid4().hex[:8]}")
+    files = ("-f", str(REPOSITORY / "crds"))
+    existed = control.run("get", "crd", "inferenceclusters.gpupools.dev").returncode == 0
+    control.succeed("apply", "--server-side", "--force-conflicts", *files)
+    control.succeed("wait", "--for=condition=Established", *files, "--timeout=60s")
+    control.succeed("create", "namespace", control.namespace)
+    yield control
+    control.run("delete", "namespace", control.namespace, "--wait=false")
+    if not existed:
+        control.run("delete", *files)
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +64,7 @@ def installed(target: Target) -> Target:
     """Prometheus and the operator's chart, ready."""
     install_prometheus(target)
     install_operator(target)
-    target.control("rollout", "status", "deployment/prometheus", "--namespace=monitoring", "--timeout=120s")
+    wait_for_prometheus(target)
     return target
 
 

@@ -13,11 +13,13 @@ from typing import Annotated, Any
 
 import typer
 
+from e2e import localkube
 from e2e.demo import picture
 from e2e.demo.load import Answer, LoadPlan, read_answers, start
 from e2e.demo.monitor import Monitor, Sample
 from e2e.demo.scenario import (
     BUDGET_GPUS,
+    GPUS_PER_REPLICA,
     ITL_MILLISECONDS,
     PROFILE,
     TTFT_MILLISECONDS,
@@ -30,14 +32,28 @@ from e2e.demo.summary import Slo, render, summarise
 from e2e.demo.trace import TraceError, read_trace, synthetic_trace
 from e2e.localkube import LocalKubeError
 from e2e.localkube.progress import step
-from e2e.stack.install import install_operator, install_prometheus, namespace
+from e2e.stack.install import (
+    MONITORING_NAMESPACE,
+    SYSTEM_NAMESPACE,
+    explained,
+    install_operator,
+    install_prometheus,
+    namespace,
+    wait_for_prometheus,
+)
+from e2e.stack.preflight import check
 from e2e.stack.reach import reach_router, reach_router_admin
+from e2e.stack.removal import RemovalError, remove_clusters, remove_everything
 from e2e.stack.router_metrics import requests_by_path
 from e2e.stack.target import StackError, Target, target_from_environment
 from inferencecluster.core.profiles import profile
 
 CLUSTER = "llama-70b"
-NAMESPACE = "demo"
+NAMESPACE = "inferencecluster-demo"
+NAMESPACES = (NAMESPACE, SYSTEM_NAMESPACE, MONITORING_NAMESPACE)
+"""All that the demo makes, and all that it removes again from a user's Kubernetes."""
+LEAST_GPUS = 2 * GPUS_PER_REPLICA
+"""One prefill and one decode replica: the cluster is Ready with them."""
 RESULTS = Path("build/demo")
 READY_TIMEOUT_SECONDS = 180.0
 SAMPLE_SECONDS = 1.0
@@ -54,33 +70,97 @@ class Run:
     served: dict[str, int]
 
 
-def set_up(target: Target, manifest: dict[str, Any]) -> None:
-    """Prometheus, operator, and a fresh cluster, waited for until it is Ready."""
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What is played, and where."""
+
+    target: Target
+    scenario: Scenario
+    gpu_resource: str
+
+    def manifest(self, *, budget_gpus: int = BUDGET_GPUS) -> dict[str, Any]:
+        """The InferenceCluster."""
+        manifest: dict[str, Any] = cluster_manifest(
+            self.scenario,
+            name=CLUSTER,
+            namespace=NAMESPACE,
+            engine_image=self.target.images["emulated-engine"],
+            gpu_resource=self.gpu_resource,
+        )
+        manifest["spec"]["budget"]["gpus"] = budget_gpus
+        return manifest
+
+
+@contextmanager
+def prepared(target: Target, *, gpu_resource: str, keep: bool) -> Iterator[None]:
+    """Images and room on the Kubernetes. A user's is checked first, and left as it was, unless `keep` is asked for."""
+    if target.is_embedded:
+        yield
+        return
+    with step("look at the Kubernetes of KUBECONFIG"):
+        check(target, namespaces=NAMESPACES, gpu_resource=gpu_resource, least_gpus=LEAST_GPUS)
+    with step("build and push the images"):
+        localkube.push_images(target.registry)
+    try:
+        yield
+    finally:
+        if keep:
+            print(f"demo: kept in the namespaces {', '.join(NAMESPACES)}; run again without --keep to remove")
+        else:
+            _leave(target)
+
+
+def _leave(target: Target) -> None:
+    """A removal that fails must not hide the fault that came before it."""
+    with step("remove everything from the Kubernetes of KUBECONFIG"):
+        try:
+            remove_everything(target, namespace=NAMESPACE, made_namespaces=NAMESPACES)
+        except RemovalError as error:
+            if error.__context__ is None:
+                raise
+            print(f"demo: {error}", file=sys.stderr)
+
+
+def set_up(demo: Demo) -> None:
+    """Prometheus, operator, and a fresh cluster, waited for until it is Ready. Raises `StackError`."""
+    target = demo.target
     with step("remove the previous demo"):
-        # The cluster before its namespace: a namespace takes the routers away that its drain asks.
-        if target.find("namespace", NAMESPACE):
-            target.control("delete", "inferenceclusters.gpupools.dev", "--all", "-n", NAMESPACE, timeout=300)
-            target.control("delete", "namespace", NAMESPACE, timeout=300)
+        remove_clusters(target, namespace=NAMESPACE)
     with step("Prometheus and the operator (helm install --wait)"):
         install_prometheus(target)
         install_operator(target)
+        wait_for_prometheus(target)
     with step("InferenceCluster applied -> Ready"):
-        target.apply(namespace(NAMESPACE), manifest)
+        target.apply(namespace(NAMESPACE), demo.manifest())
+        with explained(target, NAMESPACE):
+            _wait_ready(target)
+
+
+def _wait_ready(target: Target) -> None:
+    """Raises `StackError` with the cluster's own words about what is wrong."""
+    where = (f"inferencecluster/{CLUSTER}", "--namespace", NAMESPACE)
+    try:
         target.control(
-            *("wait", f"inferencecluster/{CLUSTER}", "--namespace", NAMESPACE, "--for=condition=Ready"),
-            f"--timeout={READY_TIMEOUT_SECONDS:.0f}s",
+            *("wait", *where, "--for=condition=Ready", f"--timeout={READY_TIMEOUT_SECONDS:.0f}s"),
             timeout=READY_TIMEOUT_SECONDS + 30,
         )
+    except StackError as error:
+        conditions = target.get(*where).get("status", {}).get("conditions", [])
+        told = [f"{item['type']} is {item['status']}: {item['message']}" for item in conditions]
+        raise StackError("\n".join([str(error), *told])) from error
 
 
-def replay(target: Target, scenario: Scenario, *, urls: tuple[str, str], halve_budget: bool) -> Run:
+def replay(demo: Demo, *, urls: tuple[str, str], halve_budget: bool) -> Run:
     """Play the scenario while sampling; half-way the budget is halved by `kubectl apply` when asked for.
 
     `urls` are the router's: of its API, and of its admin port.
     """
     url, admin_url = urls
+    target, scenario = demo.target, demo.scenario
     results = RESULTS / "requests.jsonl"
-    monitor = Monitor(target, cluster=CLUSTER, namespace=NAMESPACE, url=admin_url)
+    monitor = Monitor(
+        target, cluster=CLUSTER, namespace=NAMESPACE, url=admin_url, gpu_resource=demo.gpu_resource
+    )
     samples: list[Sample] = []
     answers: list[Answer] = []
     try:
@@ -96,7 +176,7 @@ def replay(target: Target, scenario: Scenario, *, urls: tuple[str, str], halve_b
             ):
                 if halve_budget and at > scenario.seconds / 2:
                     halve_budget = False
-                    _apply_budget(target, scenario, BUDGET_GPUS // 2)
+                    target.apply(demo.manifest(budget_gpus=BUDGET_GPUS // 2))
                 samples.append(monitor.sample(at))
                 answers.extend(read_answers(results, skip=len(answers)))
                 screen.show(samples[-1], answers)
@@ -106,20 +186,6 @@ def replay(target: Target, scenario: Scenario, *, urls: tuple[str, str], halve_b
     finally:
         monitor.close()
     return Run(samples, answers, requests_by_path(admin_url))
-
-
-def _apply_budget(target: Target, scenario: Scenario, gpus: int) -> None:
-    manifest = _manifest(target, scenario)
-    manifest["spec"]["budget"]["gpus"] = gpus
-    target.apply(manifest)
-
-
-def _manifest(target: Target, scenario: Scenario) -> dict[str, Any]:
-    return dict(
-        cluster_manifest(
-            scenario, name=CLUSTER, namespace=NAMESPACE, engine_image=target.images["emulated-engine"]
-        )
-    )
 
 
 def judge(run: Run, scenario: Scenario) -> int:
@@ -146,7 +212,17 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def main(
+def run_demo(demo: Demo, *, halve_budget: bool) -> Run:
+    """Set up and replay. Raises `StackError`."""
+    began = time.monotonic()
+    set_up(demo)
+    where = {"cluster": CLUSTER, "namespace": NAMESPACE}
+    with reach_router(demo.target, **where) as url, reach_router_admin(demo.target, **where) as admin_url:
+        print(f"set-up took {time.monotonic() - began:.0f} s; traffic starts", flush=True)
+        return replay(demo, urls=(url, admin_url), halve_budget=halve_budget)
+
+
+def main(  # noqa: PLR0913  (each is an option of the command line)
     *,
     trace: Annotated[
         Path | None, typer.Option(help="CSV with TIMESTAMP,ContextTokens,GeneratedTokens")
@@ -154,26 +230,28 @@ def main(
     minutes: Annotated[float, typer.Option(min=1.0, max=240.0, help="wall-clock length of the replay")] = 6.0,
     seed: Annotated[int, typer.Option(help="seed of the synthetic trace and of the sample")] = 0,
     halve_budget: Annotated[bool, typer.Option(help="apply half the GPU budget half-way")] = False,
+    gpu_resource: Annotated[
+        str, typer.Option(help="extended resource of the nodes that emulated engines hold")
+    ] = "nvidia.com/gpu",
+    keep: Annotated[
+        bool, typer.Option(help="leave everything on the Kubernetes of KUBECONFIG, to look at")
+    ] = False,
 ) -> None:
     """Replay a trace through an InferenceCluster on a real Kubernetes and show what its pools do."""
-    began = time.monotonic()
     try:
         scenario = compress(read_trace(trace) if trace else synthetic_trace(seed), minutes, seed=seed)
         print(scenario.describe(), flush=True)
         with interruptible():
-            with step("Kubernetes and images"):
+            with step("Kubernetes and tools"):
                 target = target_from_environment()
-            set_up(target, _manifest(target, scenario))
-            where = {"cluster": CLUSTER, "namespace": NAMESPACE}
-            with reach_router(target, **where) as url, reach_router_admin(target, **where) as admin_url:
-                print(f"set-up took {time.monotonic() - began:.0f} s; traffic starts", flush=True)
-                run = replay(target, scenario, urls=(url, admin_url), halve_budget=halve_budget)
+            with prepared(target, gpu_resource=gpu_resource, keep=keep):
+                run = run_demo(Demo(target, scenario, gpu_resource), halve_budget=halve_budget)
         raise SystemExit(judge(run, scenario))
     except (TraceError, StackError, LocalKubeError) as error:
         print(f"demo: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
-        print("demo: interrupted; `make clean-cluster` removes everything", file=sys.stderr)
+        print("demo: interrupted; `make clean-cluster` ends an embedded Kubernetes", file=sys.stderr)
         raise SystemExit(130) from None
 
 

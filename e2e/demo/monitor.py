@@ -103,8 +103,9 @@ class Watch:
 class Monitor:
     """Takes samples of one cluster. `close` ends its watches."""
 
-    def __init__(self, target: Target, *, cluster: str, namespace: str, url: str) -> None:
+    def __init__(self, target: Target, *, cluster: str, namespace: str, url: str, gpu_resource: str) -> None:
         self._url = url
+        self._gpu_resource = gpu_resource
         self._clusters = Watch(
             target,
             "inferenceclusters.gpupools.dev",
@@ -133,7 +134,7 @@ class Monitor:
         return Sample(
             at=at,
             pools={name: _pool(pools.get(name, {})) for name in POOLS},
-            gpus=sum(gpus_of(pod) for pod in self._pods.objects),
+            gpus=sum(gpus_of(pod, self._gpu_resource) for pod in self._pods.objects),
             budget=cluster.get("spec", {}).get("budget", {}).get("gpus", 0),
             queue_tokens=queue_tokens,
             in_flight=in_flight,
@@ -165,10 +166,10 @@ class Monitor:
         return state["held_tokens"] + pending, in_flight
 
 
-def gpus_of(pod: Any) -> int:
-    """GPUs that a replica Pod requests."""
+def gpus_of(pod: Any, resource: str) -> int:
+    """GPUs that a replica Pod requests, as `resource`."""
     return sum(
-        int(container.get("resources", {}).get("limits", {}).get("nvidia.com/gpu", 0))
+        int(container.get("resources", {}).get("limits", {}).get(resource, 0))
         for container in pod["spec"]["containers"]
     )
 

@@ -27,10 +27,6 @@ GPUS_PER_REPLICA = 4
 BUDGET_GPUS = 64
 TTFT_MILLISECONDS = 1000
 ITL_MILLISECONDS = 35
-KV_BYTES_PER_TOKEN = 327_680
-"""Llama-3.1-70B in bf16: 2 * 80 layers * 8 KV heads * 128 * 2 bytes."""
-KV_BANDWIDTH = 25_000_000_000
-"""Bytes per second between nodes: one 200 Gb/s InfiniBand link (A100 nodes, Splitwise Table I)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +83,16 @@ def compress(trace: Trace, minutes: float, *, seed: int = 0) -> Scenario:
 
 
 def cluster_manifest(
-    scenario: Scenario, *, name: str, namespace: str, engine_image: str
+    scenario: Scenario, *, name: str, namespace: str, engine_image: str, gpu_resource: str
 ) -> dict[str, object]:
-    """The InferenceCluster of the demo: Llama-3.1-70B on emulated A100s, four GPUs a replica."""
+    """The InferenceCluster of the demo: Llama-3.1-70B on emulated A100s, four of `gpu_resource` a replica."""
 
     def pool(minimum: int, maximum: int) -> dict[str, object]:
         return {
             "minReplicas": minimum,
             "maxReplicas": maximum,
             "gpusPerReplica": GPUS_PER_REPLICA,
+            "gpuResourceName": gpu_resource,
             "parallelism": {"tensor": GPUS_PER_REPLICA},
             "performance": {"profile": PROFILE},
         }

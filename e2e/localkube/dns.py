@@ -28,7 +28,6 @@ NO_ERROR = 0
 FORMAT_ERROR = 1
 SERVER_FAILURE = 2
 NO_SUCH_NAME = 3
-NOT_IMPLEMENTED = 4
 TIME_TO_LIVE_SECONDS = 2
 """Also how long an answer of the API server is used again: short, as tests delete and recreate Services."""
 

@@ -3,7 +3,7 @@
 ::
 
     LocalKubeError
-      MissingPrivilegesError   this machine cannot run localkube: carries every reason
+      MissingPrivilegesError   this machine cannot run localkube, or build images: carries every reason
       CommandError             a tool exited with an error: carries its command line and last output
       BuildError               a source, toolchain or artifact is not what the build needs
       StartError               a component did not become ready in time: carries the end of its log
@@ -22,11 +22,11 @@ class LocalKubeError(Exception):
 
 
 class MissingPrivilegesError(LocalKubeError):
-    """This machine cannot run localkube; `reasons` holds one sentence each."""
+    """This machine cannot do `purpose`; `reasons` holds one sentence each."""
 
-    def __init__(self, reasons: Sequence[str]) -> None:
+    def __init__(self, reasons: Sequence[str], *, purpose: str = "run localkube") -> None:
         self.reasons = tuple(reasons)
-        super().__init__("this machine cannot run localkube:\n  - " + "\n  - ".join(self.reasons))
+        super().__init__(f"this machine cannot {purpose}:\n  - " + "\n  - ".join(self.reasons))
 
 
 class CommandError(LocalKubeError):

@@ -36,6 +36,21 @@ def missing_privileges() -> list[str]:
     ]
 
 
+def missing_build_privileges() -> list[str]:
+    """Why this machine cannot build images, one sentence each; empty when it can. Nothing of localkube has to run."""
+    if sys.platform != "linux":
+        return [f"the system is {sys.platform}, but images are built in Linux namespaces"]
+    if os.geteuid() != 0:
+        return [f"the user id is {os.geteuid()}, but mounts and namespaces need root (0)"]
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    filesystems = Path("/proc/filesystems").read_text(encoding="ascii")
+    return [
+        *_architecture(),
+        *(reason for reason in missing_capabilities(status) if reason.startswith("CAP_SYS_ADMIN")),
+        *missing_overlayfs(filesystems),
+    ]
+
+
 def _architecture() -> list[str]:
     machine = platform.machine()
     return [] if machine in {"x86_64", "aarch64"} else [f"the processor is {machine}: use x86_64 or aarch64"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from e2e.localkube import images, packages
+from e2e.localkube.errors import MissingPrivilegesError
 from e2e.localkube.paths import default_cache
+from e2e.localkube.privileges import missing_build_privileges
 from e2e.localkube.workspace import building
 
 
@@ -15,8 +17,10 @@ def image_references(registry: str | None = None) -> dict[str, str]:
 def push_images(registry: str) -> dict[str, str]:
     """Build every image, push it to `registry` (host and path prefix); returns name -> reference.
 
-    Nothing of localkube is started. Raises `BuildError` and `CommandError`.
+    Nothing of localkube is started. Raises `MissingPrivilegesError`, `BuildError` and `CommandError`.
     """
+    if reasons := missing_build_privileges():
+        raise MissingPrivilegesError(reasons, purpose="build images")
     cache = default_cache()
     with building(cache):
         packages.install()

@@ -28,7 +28,13 @@ class Target:
     images: Mapping[str, str]
     """Image name -> reference for a Pod."""
     audit_log: Path | None
-    is_embedded: bool
+    registry: str = ""
+    """Where the images of a user's Kubernetes are pushed to; empty for the embedded one."""
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it is the Kubernetes of this machine, which belongs to nobody else."""
+        return not self.registry
 
     def run(self, tool: Path, *arguments: str, stdin: str | None = None, timeout: float = 120) -> str:
         """Standard output of a tool. Raises `StackError` with what it printed."""
@@ -72,37 +78,51 @@ def embedded_target() -> Target:
         helm=running.helm,
         images=localkube.image_references(),
         audit_log=running.audit_log,
-        is_embedded=True,
     )
 
 
-def user_target(kubeconfig: Path, registry: str) -> Target:
-    """The user's Kubernetes: images are built here and pushed to `registry`; tools come from PATH.
+def user_target(kubeconfig: str, registry: str) -> Target:
+    """The user's Kubernetes, with tools from PATH; `push_images` brings its images there.
 
-    Raises `StackError` when kubectl or helm is missing.
+    Raises `StackError` when kubectl or helm is missing, or a setting cannot be meant.
     """
     tools = {name: shutil.which(name) for name in ("kubectl", "helm")}
     for name, path in tools.items():
         if path is None:
             raise StackError(f"{name} is not on PATH: it is needed to use the Kubernetes of KUBECONFIG")
+    if "://" in registry:
+        raise StackError(f"IMAGE_REGISTRY is {registry!r}: write host and path without a scheme")
     return Target(
-        kubeconfig=kubeconfig,
+        kubeconfig=_kubeconfig(kubeconfig),
         kubectl=Path(str(tools["kubectl"])),
         helm=Path(str(tools["helm"])),
-        images=localkube.push_images(registry),
+        images=localkube.image_references(registry),
         audit_log=None,
-        is_embedded=False,
+        registry=registry,
     )
+
+
+def _kubeconfig(value: str) -> Path:
+    if os.pathsep in value:
+        raise StackError(
+            f"KUBECONFIG names several files ({value}): make one of them with "
+            "`kubectl config view --flatten --minify > FILE`, and name that"
+        )
+    path = Path(value).expanduser()
+    if not path.is_file():
+        raise StackError(f"KUBECONFIG is {value}, which is no file: name an existing kubeconfig")
+    return path
 
 
 def target_from_environment() -> Target:
     """The user's Kubernetes when KUBECONFIG and IMAGE_REGISTRY are both set, else the embedded one.
 
-    Raises `StackError` when only one of them is set: half of a wish is more likely a mistake.
+    Raises `StackError` when IMAGE_REGISTRY is set alone: half of a wish is more likely a mistake. KUBECONFIG alone
+    is on many machines, so it is no wish.
     """
-    kubeconfig, registry = os.environ.get("KUBECONFIG", ""), os.environ.get("IMAGE_REGISTRY", "")
+    kubeconfig, registry = os.environ.get("KUBECONFIG", ""), os.environ.get("IMAGE_REGISTRY", "").rstrip("/")
     if not registry:
         return embedded_target()
     if not kubeconfig:
         raise StackError("IMAGE_REGISTRY is set but KUBECONFIG is not: set both, or neither")
-    return user_target(Path(kubeconfig), registry)
+    return user_target(kubeconfig, registry)

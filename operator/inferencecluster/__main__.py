@@ -6,20 +6,29 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from typing import Final
 
 import uvloop
 from prometheus_client import disable_created_metrics
 
+from inferencecluster.adapters.environment import argument_parser
 from inferencecluster.controller.logs import configure_logging
 from inferencecluster.controller.process import run_process
-from inferencecluster.controller.settings import read_settings
+from inferencecluster.controller.settings import VARIABLES, read_settings
 from inferencecluster.core.errors import OperatorError, SpecError
+
+DESCRIPTION: Final = "Sizes prefill, decode and mixed pools of TensorRT-LLM engines from live demand."
 
 _logger = logging.getLogger("inferencecluster")
 
 
-def main() -> None:
-    """Read the settings, run, and exit: 0 after SIGTERM, 1 when leadership was lost, 2 for wrong settings."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the settings, run, and exit: 0 after SIGTERM, 1 when leadership was lost, 2 for wrong settings.
+
+    `arguments` are those of the command line where absent; `--help` is the only one.
+    """
+    argument_parser("inferencecluster-operator", DESCRIPTION, VARIABLES).parse_args(arguments)
     try:
         settings = read_settings(os.environ)
     except SpecError as error:

@@ -39,10 +39,8 @@ class Watched:
         self.changes: list[tuple[str | None, str | None]] = []
         self.informer = Informer(
             FakeClient(server),
-            CONFIG_MAPS,
+            Selection(CONFIG_MAPS, "default", label_selector),
             value_of,
-            namespace="default",
-            label_selector=label_selector,
             on_change=lambda before, after: self.changes.append((before, after)),
             clock=VirtualClock(),
             seed=1,
@@ -217,7 +215,7 @@ def test_a_server_that_ends_every_watch_at_once_is_not_hammered() -> None:
 
                 yield nothing()
 
-        informer = Informer(Ending(server), CONFIG_MAPS, value_of, clock=VirtualClock())
+        informer = Informer(Ending(server), Selection(CONFIG_MAPS), value_of, clock=VirtualClock())
         task = asyncio.create_task(informer.run())
         await asyncio.sleep(60)
         task.cancel()
@@ -277,7 +275,12 @@ def test_a_listener_that_fails_is_told_of_the_next_change() -> None:
             raise KeyError(after)
 
         informer = Informer(
-            FakeClient(server), CONFIG_MAPS, value_of, on_change=listen, clock=VirtualClock(), seed=1
+            FakeClient(server),
+            Selection(CONFIG_MAPS),
+            value_of,
+            on_change=listen,
+            clock=VirtualClock(),
+            seed=1,
         )
         task = asyncio.create_task(informer.run())
         await informer.wait_listed()
@@ -366,7 +369,9 @@ def test_equal_seeds_retry_at_equal_times(seed: int) -> None:
             return ApiError(500, "no")
 
         server.fault = refuse
-        informer = Informer(FakeClient(server), CONFIG_MAPS, value_of, clock=VirtualClock(), seed=seed)
+        informer = Informer(
+            FakeClient(server), Selection(CONFIG_MAPS), value_of, clock=VirtualClock(), seed=seed
+        )
         task = asyncio.create_task(informer.run())
         await asyncio.sleep(100)
         task.cancel()

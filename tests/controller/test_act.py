@@ -12,6 +12,7 @@ from tests.fakes.client import FakeClient
 from tests.fakes.world import cluster
 
 from inferencecluster.adapters.informer import Informer
+from inferencecluster.adapters.kube import Selection
 from inferencecluster.adapters.kube_resources import PODS
 from inferencecluster.adapters.pod_cache import PodCache
 from inferencecluster.adapters.pods import EnginePod, PodIndex, project_pod
@@ -29,7 +30,7 @@ NOW = 1_800_000_000.0
 
 def cache_of(client: FakeClient) -> PodCache:
     """One that no watch feeds."""
-    return PodCache(client, PodIndex(), {None: Informer(client, PODS, project_pod)})
+    return PodCache(client, PodIndex(), {None: Informer(client, Selection(PODS), project_pod)})
 
 
 class Stage:

@@ -1,76 +1,30 @@
+"""What becomes of wishes: bounds, windows, rate limits, restarts, nodes, and the budget that pools share."""
+
+from __future__ import annotations
+
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from tests.core.allocation_builders import (
+    D,
+    M,
+    P,
+    Three,
+    back_off,
+    limits_of,
+    request,
+    restored,
+    sizes_of,
+    wanted,
+)
 from tests.core.sizing_builders import MISSING, cluster, fleet, pool, rules
 
-from inferencecluster.core.allocation import AllocationMemory, AllocationRequest, Target, allocate
-from inferencecluster.core.fleet import Lifecycle, PoolName, Replica
-from inferencecluster.core.missing import Missing
-from inferencecluster.core.observation import PoolCapacity
+from inferencecluster.core.allocation import AllocationMemory, Target, allocate
+from inferencecluster.core.fleet import Lifecycle
 from inferencecluster.core.replacement import BackOff
 from inferencecluster.core.sizing import Wanted
 from inferencecluster.core.spec import ClusterSpec, PolicyType, ScalingMode, ScalingPolicy, SelectPolicy
-
-Three = tuple[int, int, int]
-P, D, M = PoolName
-
-
-def wanted(sizes: Three) -> tuple[Wanted, Wanted, Wanted]:
-    prefill, decode, mixed = (
-        Wanted(name, size, "Work", f"{size} wanted", (("work", float(size)),), max(0.0, size - 0.5))
-        for name, size in zip(PoolName, sizes, strict=True)
-    )
-    return prefill, decode, mixed
-
-
-def request(
-    sizes: Three | Missing,
-    *,
-    now: float = 1000.0,
-    spec: ClusterSpec | None = None,
-    replicas: tuple[Replica, ...] = (),
-    shrink_allowed: bool = True,
-    back_offs: Mapping[PoolName, BackOff] | None = None,
-) -> AllocationRequest:
-    wishes = sizes if isinstance(sizes, Missing) else wanted(sizes)
-    return AllocationRequest(
-        now, spec or cluster(), replicas, wishes, shrink_allowed, Missing("NotListed"), back_offs or {}
-    )
-
-
-def back_off(reason: str, *, replicas: int = 2, is_refusal: bool = False) -> BackOff:
-    return BackOff(
-        began=1000.0,
-        until=1030.0,
-        seconds=30.0,
-        replicas=replicas,
-        uids=frozenset(),
-        reason=reason,
-        message=f"{reason} happened; mend it",
-        generation=1,
-        free_gpus=Missing("NotAboutNodes"),
-        is_refusal=is_refusal,
-    )
-
-
-def restored(sizes: Three, now: float = 0.0) -> AllocationMemory:
-    return AllocationMemory.restored(dict(zip(PoolName, sizes, strict=True)), now)
-
-
-def sizes_of(targets: tuple[Target, Target, Target]) -> Three:
-    prefill, decode, mixed = (target.replicas for target in targets)
-    return prefill, decode, mixed
-
-
-def limits_of(targets: tuple[Target, Target, Target]) -> tuple[str, ...]:
-    return tuple(target.limited_by for target in targets)
-
-
-# --- one pool --------------------------------------------------------------------------------------------------------
 
 
 def test_an_unlimited_wish_is_the_target() -> None:
@@ -198,9 +152,6 @@ def test_sizes_chosen_by_others_follow_at_once_but_within_hard_limits(mode: Scal
     assert limits_of(targets) == ("maxReplicas", "", "")
 
 
-# --- restart and missing signals -------------------------------------------------------------------------------------
-
-
 def test_an_empty_memory_starts_from_the_fleet_that_it_finds() -> None:
     leaving = replace(fleet(prefill=1)[0], fenced_at=5.0, name="old")
     replicas = (*fleet(prefill=4), leaving)
@@ -244,9 +195,6 @@ def test_an_incomplete_signal_trades_nothing_away() -> None:
     assert limits_of(targets) == ("budget", "metrics", "metrics")
 
 
-# --- nodes -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("cause", "size", "limited_by"),
     [
@@ -280,124 +228,6 @@ def test_the_minimum_stays_asked_for_whatever_could_not_start() -> None:
         asked = request((4, 0, 0), spec=spec, replicas=fleet_of_one, back_offs={P: cause})
         _, targets = allocate(AllocationMemory.empty(), asked)
         assert (targets[0].replicas, targets[0].limited_by) == (4, "")
-
-
-# --- what people read ------------------------------------------------------------------------------------------------
-
-DOWN_SLOWLY = cluster(prefill=pool(P, minimum=1, maximum=5))
-CAPACITY = (PoolCapacity(D, 1, 8, 8, 0, 0), PoolCapacity(P, 2, 16, 13, 3, 2))
-REFUSED = back_off("QuotaExceeded", is_refusal=True)
-
-
-@pytest.mark.parametrize(
-    ("present", "asked", "message"),
-    [
-        pytest.param(1, request((3, 0, 0)), "3 wanted", id="nothing binds"),
-        pytest.param(
-            None, request(MISSING, spec=DOWN_SLOWLY), "minReplicas 1: no demand seen yet", id="first, blind"
-        ),
-        pytest.param(
-            None,
-            request((0, 0, 0), spec=DOWN_SLOWLY),
-            "minReplicas 1: demand asks for 0 (0 wanted)",
-            id="first",
-        ),
-        pytest.param(
-            0,
-            request(MISSING, spec=DOWN_SLOWLY),
-            "minReplicas 1: demand is unknown (connection refused)",
-            id="minimum, blind",
-        ),
-        pytest.param(
-            1,
-            request((9, 0, 0), spec=DOWN_SLOWLY),
-            "maxReplicas 5: demand asks for 9 (9 wanted)",
-            id="maximum",
-        ),
-        pytest.param(
-            1,
-            replace(request((9, 0, 0), spec=DOWN_SLOWLY), asked_by="/scale"),
-            "maxReplicas 5: /scale asks for 9",
-            id="maximum, set by others",
-        ),
-        pytest.param(
-            1,
-            request((9, 0, 0), spec=cluster(budget=4)),
-            "the budget of 4 GPUs leaves room for 4: demand asks for 9 (9 wanted)",
-            id="budget",
-        ),
-        pytest.param(
-            5,
-            request((2, 0, 0)),
-            "the stabilization window of behavior.scaleDown holds 5: demand asks for 2 (2 wanted)",
-            id="window down",
-        ),
-        pytest.param(
-            2,
-            request((5, 0, 0), spec=cluster(up=rules(3600))),
-            "the stabilization window of behavior.scaleUp holds 2: demand asks for 5 (5 wanted)",
-            id="window up",
-        ),
-        pytest.param(
-            1,
-            request((9, 0, 0), spec=cluster(up=rules(0, ScalingPolicy(PolicyType.PODS, 2, 60.0)))),
-            "the rate limits of behavior.scaleUp allow 3 for now: demand asks for 9 (9 wanted)",
-            id="rate up",
-        ),
-        pytest.param(
-            9,
-            request((1, 0, 0), spec=cluster(down=rules(0, ScalingPolicy(PolicyType.PODS, 2, 60.0)))),
-            "the rate limits of behavior.scaleDown allow 7 for now: demand asks for 1 (1 wanted)",
-            id="rate down",
-        ),
-        pytest.param(
-            10, request((11, 0, 0)), "10 is within 10 %: demand asks for 11 (11 wanted)", id="tolerance"
-        ),
-        pytest.param(
-            4,
-            request((1, 0, 0), shrink_allowed=False),
-            "no pool shrinks while metrics are missing: demand asks for 1 (1 wanted)",
-            id="metrics",
-        ),
-        pytest.param(
-            5,
-            replace(
-                request((5, 0, 0), replicas=fleet(prefill=3), back_offs={P: back_off("NodesExhausted")}),
-                capacity=CAPACITY,
-            ),
-            "the nodes hold 3, 2 more could not be scheduled (3 GPUs are free, at most 2 on one node): demand asks for 5 "
-            "(5 wanted)",
-            id="nodes",
-        ),
-        pytest.param(
-            5,
-            request((5, 0, 0), replicas=fleet(prefill=3), back_offs={P: back_off("NodesExhausted")}),
-            "the nodes hold 3, 2 more could not be scheduled: demand asks for 5 (5 wanted)",
-            id="nodes that cannot be read",
-        ),
-        pytest.param(
-            5,
-            request((5, 0, 0), replicas=fleet(prefill=3), back_offs={P: REFUSED}),
-            "3 until the next try: demand asks for 5 (5 wanted); QuotaExceeded happened; mend it",
-            id="quota",
-        ),
-        pytest.param(
-            5,
-            request((5, 0, 0), replicas=fleet(prefill=3), back_offs={P: back_off("ImagePullFailed")}),
-            "3 until the next try: demand asks for 5 (5 wanted); ImagePullFailed happened; mend it",
-            id="image",
-        ),
-    ],
-)
-def test_a_message_says_what_was_asked_for_and_what_bound_it(
-    present: int | None, asked: AllocationRequest, message: str
-) -> None:
-    memory = AllocationMemory.empty() if present is None else restored((present, 0, 0), now=999.0)
-    _, targets = allocate(memory, asked)
-    assert targets[0].message == message
-
-
-# --- budget ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -499,121 +329,3 @@ def test_two_short_pools_trade_only_for_a_real_imbalance(present: Three, size: T
     assert decide_repeatedly(restored(present), (20, 8, 0), cluster(budget=14), [15.0]) == [size]
     if size == present:
         assert decide_repeatedly(restored(present), (20, 10, 0), cluster(budget=14), [15.0]) == [size]
-
-
-# --- invariants ------------------------------------------------------------------------------------------------------
-
-COUNTS = st.integers(0, 40)
-BACK_OFFS = st.builds(
-    lambda reason, is_refusal: back_off(reason, is_refusal=is_refusal),
-    st.sampled_from(["NodesExhausted", "QuotaExceeded", "EngineCrashed"]),
-    st.booleans(),
-)
-THREE = st.tuples(COUNTS, COUNTS, COUNTS)
-POLICIES = st.lists(
-    st.builds(ScalingPolicy, st.sampled_from(PolicyType), st.integers(1, 200), st.sampled_from([15.0, 60.0])),
-    max_size=2,
-)
-RULES = st.builds(
-    lambda window, policies, select: rules(window, *policies, select=select),
-    st.sampled_from([0.0, 60.0, 300.0]),
-    POLICIES,
-    st.sampled_from(SelectPolicy),
-)
-
-
-def pools(name: PoolName) -> st.SearchStrategy[object]:
-    return st.builds(
-        lambda minimum, room, gpus: pool(name, minimum=minimum, maximum=minimum + room, gpus=gpus),
-        st.integers(0, 3),
-        st.integers(0, 30),
-        st.sampled_from([1, 2, 3, 4, 8]),
-    )
-
-
-SPECS = st.builds(
-    lambda prefill, decode, mixed, budget, up, down, mode: cluster(
-        prefill=prefill, decode=decode, mixed=mixed, budget=budget, up=up, down=down, mode=mode
-    ),
-    pools(P),
-    pools(D),
-    pools(M),
-    st.integers(1, 120),
-    RULES,
-    RULES,
-    st.sampled_from(ScalingMode),
-)
-STEPS = st.lists(
-    st.tuples(st.floats(0, 200), st.one_of(THREE, st.just(MISSING)), st.booleans(), SPECS),
-    min_size=1,
-    max_size=6,
-)
-
-
-def gpus_of(spec: ClusterSpec, sizes: Three) -> int:
-    return sum(item.gpus_per_replica * size for item, size in zip(spec.pools, sizes, strict=True))
-
-
-@given(STEPS, THREE, st.dictionaries(st.sampled_from(PoolName), BACK_OFFS))
-def test_the_budget_and_the_bounds_hold_for_any_wishes_fleets_and_changes_of_the_spec(
-    steps: list[tuple[float, Three | Missing, bool, ClusterSpec]],
-    present: Three,
-    back_offs: Mapping[PoolName, BackOff],
-) -> None:
-    memory, now, replicas = AllocationMemory.empty(), 0.0, fleet(*present)
-    for step, wish, complete, spec in steps:
-        now += step
-        asked = request(
-            wish, now=now, spec=spec, replicas=replicas, shrink_allowed=complete, back_offs=back_offs
-        )
-        again = allocate(memory, asked)
-        memory, targets = allocate(memory, asked)
-        assert (memory, targets) == again
-        sizes = sizes_of(targets)
-        assert gpus_of(spec, sizes) <= spec.budget_gpus
-        minimums = gpus_of(spec, tuple(item.min_replicas for item in spec.pools))  # type: ignore[arg-type]  # three
-        for item, target in zip(spec.pools, targets, strict=True):
-            assert target.replicas <= item.max_replicas
-            if target.replicas < item.min_replicas:
-                assert minimums > spec.budget_gpus
-            if target.replicas != target.wanted:
-                assert target.limited_by
-
-
-@given(SPECS, THREE, THREE, st.floats(0, 4000), st.one_of(st.booleans(), st.none()))
-def test_missing_sources_never_shrink_a_pool_that_hard_limits_allow(
-    spec: ClusterSpec, present: Three, wish: Three, age: float, incomplete: bool | None
-) -> None:
-    first, settled = allocate(restored(present), request(MISSING, spec=spec, now=0.0))
-    asked = wish if incomplete else MISSING
-    _, later = allocate(first, request(asked, spec=spec, now=age, shrink_allowed=False))
-    for before, after in zip(sizes_of(settled), sizes_of(later), strict=True):
-        assert after >= before
-
-
-@given(THREE, THREE, st.floats(0, 299))
-def test_a_restored_operator_never_shrinks_before_its_window(present: Three, wish: Three, age: float) -> None:
-    _, targets = allocate(restored(present), request(wish, now=age))
-    for before, after in zip(present, sizes_of(targets), strict=True):
-        assert after >= before
-
-
-@given(SPECS, THREE, THREE)
-def test_an_unchanged_wish_settles(spec: ClusterSpec, present: Three, wish: Three) -> None:
-    unlimited = replace(spec, behavior=cluster(down=rules(0)).behavior)
-    memory, _ = allocate(restored(present), request(wish, spec=unlimited, now=0.0))
-    memory, second = allocate(memory, request(wish, spec=unlimited, now=15.0))
-    _, third = allocate(memory, request(wish, spec=unlimited, now=30.0))
-    assert sizes_of(second) == sizes_of(third)
-
-
-def test_every_small_budget_is_used_as_far_as_replicas_fit() -> None:
-    """Exhaustive: three pools of 1, 2 and 3 GPUs, every wish up to 3 and every budget up to 12."""
-    for budget in range(13):
-        spec = cluster(budget=budget, prefill=pool(P, gpus=3), decode=pool(D, gpus=2), mixed=pool(M, gpus=1))
-        for wish in ((p, d, m) for p in range(4) for d in range(4) for m in range(4)):
-            _, targets = allocate(AllocationMemory.empty(), request(wish, spec=spec))
-            left = budget - gpus_of(spec, sizes_of(targets))
-            assert left >= 0
-            for item, target in zip(spec.pools, targets, strict=True):
-                assert target.replicas == target.wanted or item.gpus_per_replica > left, (budget, wish)

@@ -9,35 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-Manifest = dict[str, Any]
-Leaf = tuple[str, ...]
-Key = tuple[str, str, str]
-"""Collection path without the namespace, namespace, name."""
-
-PATH = re.compile(
-    r"^/(?:api|apis/(?P<group>[^/]+))/(?P<version>v[^/]+)(?:/namespaces/(?P<namespace>[^/]+))?"
-    r"/(?P<plural>[^/]+)(?:/(?P<name>[^/]+))?(?:/(?P<subresource>[^/]+))?$"
+from tests.fakes.apiobjects import (
+    KINDS,
+    Key,
+    Leaf,
+    Target,
+    field_holds,
+    label_holds,
+    leaves_of,
+    merged,
+    overlaid,
+    parse_path,
+    remove_leaf,
+    requirements,
 )
-KINDS = {
-    "configmaps": "ConfigMap",
-    "deployments": "Deployment",
-    "enginepools": "EnginePool",
-    "events": "Event",
-    "inferenceclusters": "InferenceCluster",
-    "leases": "Lease",
-    "nodes": "Node",
-    "poddisruptionbudgets": "PodDisruptionBudget",
-    "pods": "Pod",
-    "rolebindings": "RoleBinding",
-    "serviceaccounts": "ServiceAccount",
-    "services": "Service",
-}
+
+Manifest = dict[str, Any]
+
 WITHOUT_GENERATION = {"configmaps", "events", "leases", "nodes", "pods", "rolebindings", "serviceaccounts"}
 
 
@@ -82,26 +75,6 @@ class Request:
     content_type: str = "application/json"
 
 
-@dataclass
-class Target:
-    """Which object or collection a path means."""
-
-    group: str
-    version: str
-    plural: str
-    namespace: str
-    name: str
-    subresource: str
-
-    @property
-    def key(self) -> Key:
-        return (self.plural, self.namespace, self.name)
-
-    @property
-    def api_version(self) -> str:
-        return f"{self.group}/{self.version}" if self.group else self.version
-
-
 class FakeApiServer:
     """Holds objects and answers requests. `now` is its clock, in Unix seconds."""
 
@@ -126,7 +99,7 @@ class FakeApiServer:
 
     def put(self, manifest: Manifest) -> Manifest:
         """Create or replace an object as somebody else would, status included."""
-        target = self._target_of(manifest)
+        target = Target.of_manifest(manifest)
         before = self.objects.get(target.key)
         stored = copy.deepcopy(manifest)
         metadata = stored["metadata"]
@@ -173,7 +146,7 @@ class FakeApiServer:
 
     def handle(self, request: Request) -> Manifest:
         """Answer one request. Raises `ApiError`."""
-        target = self._parse(request.path)
+        target = self._target(request.path)
         verb = self._verb(request, target)
         call = Call(verb, target.plural, target.namespace, target.name, target.subresource)
         self.calls.append(call)
@@ -196,7 +169,7 @@ class FakeApiServer:
 
     async def watch(self, path: str, query: dict[str, str]) -> AsyncIterator[Manifest]:
         """Events after `resourceVersion`. Raises `ApiError` before the first, or yields an ERROR and ends."""
-        target = self._parse(path)
+        target = self._target(path)
         call = Call("watch", target.plural, target.namespace, "", "")
         self.calls.append(call)
         fault = self.fault(call)
@@ -274,20 +247,20 @@ class FakeApiServer:
             return self._apply(target, body, request.query["fieldManager"])
         existing = self._existing(target)
         self._check(existing, body.get("metadata", {}))
-        return self._commit(target, _merged(existing, body))
+        return self._commit(target, merged(existing, body))
 
     def _apply(self, target: Target, body: Manifest, manager: str) -> Manifest:
         if target.key not in self.objects:
             if target.subresource:
                 raise ApiError(404, "not found")
-            self._owned[target.key, manager] = set(_leaves(body))
+            self._owned[target.key, manager] = set(leaves_of(body))
             return self._create(target, body)
         existing = self._existing(target)
         self._check(existing, body["metadata"])
         applied = {key: value for key, value in body.items() if key not in ("apiVersion", "kind")}
         if target.subresource == "status":
             applied = {"status": body.get("status", {})}
-        leaves = set(_leaves(applied))
+        leaves = set(leaves_of(applied))
         others = {
             leaf
             for (key, who), owned in self._owned.items()
@@ -296,9 +269,9 @@ class FakeApiServer:
         }
         result = copy.deepcopy(existing)
         for leaf in self._owned.get((target.key, manager), set()) - leaves - others:
-            _remove_leaf(result, leaf)
+            remove_leaf(result, leaf)
         self._owned[target.key, manager] = leaves
-        return self._commit(target, _overlaid(result, applied))
+        return self._commit(target, overlaid(result, applied))
 
     def _delete(self, target: Target, options: Manifest) -> Manifest:
         existing = self._existing(target)
@@ -388,24 +361,11 @@ class FakeApiServer:
             raise ApiError(404, f"{target.plural} {target.name!r} not found")
         return self.objects[target.key]
 
-    def _target_of(self, manifest: Manifest) -> Target:
-        group, _, version = manifest["apiVersion"].rpartition("/")
-        plural = next(plural for plural, kind in KINDS.items() if kind == manifest["kind"])
-        metadata = manifest["metadata"]
-        return Target(group, version, plural, metadata.get("namespace", ""), metadata["name"], "")
-
-    def _parse(self, path: str) -> Target:
-        match = PATH.match(path)
-        if match is None or match["plural"] not in KINDS:
+    def _target(self, path: str) -> Target:
+        target = parse_path(path)
+        if target is None:
             raise ApiError(404, f"no such path: {path}")
-        return Target(
-            match["group"] or "",
-            match["version"],
-            match["plural"],
-            match["namespace"] or "",
-            match["name"] or "",
-            match["subresource"] or "",
-        )
+        return target
 
     def _verb(self, request: Request, target: Target) -> str:
         if request.method == "GET":
@@ -417,66 +377,6 @@ class FakeApiServer:
         if target.namespace and metadata.get("namespace") != target.namespace:
             return False
         labels = metadata.get("labels") or {}
-        return all(_label_holds(part, labels) for part in _parts(query.get("labelSelector", ""))) and all(
-            _field_holds(part, manifest) for part in _parts(query.get("fieldSelector", ""))
-        )
-
-
-def _parts(selector: str) -> list[str]:
-    """Requirements of a selector; commas inside parentheses do not part."""
-    return [part.strip() for part in re.split(r",(?![^(]*\))", selector) if part.strip()]
-
-
-def _label_holds(part: str, labels: dict[str, str]) -> bool:
-    among = re.match(r"^(\S+) in \(([^)]*)\)$", part)
-    if among:
-        return labels.get(among[1]) in among[2].split(",")
-    name, equals, value = part.partition("=")
-    return labels.get(name) == value if equals else name in labels
-
-
-def _field_holds(part: str, manifest: Manifest) -> bool:
-    path, _, value = part.partition("=")
-    is_negated = path.endswith("!")
-    found: Any = manifest
-    for step in path.rstrip("!").split("."):
-        found = found.get(step, "") if isinstance(found, dict) else ""
-    return (found == value) is not is_negated
-
-
-def _merged(existing: Any, patch: Any) -> Any:
-    """RFC 7396."""
-    if not isinstance(patch, dict):
-        return copy.deepcopy(patch)
-    result = copy.deepcopy(existing) if isinstance(existing, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = _merged(result.get(key), value)
-    return result
-
-
-def _overlaid(existing: Any, applied: Any) -> Any:
-    if not isinstance(applied, dict):
-        return copy.deepcopy(applied)
-    result = copy.deepcopy(existing) if isinstance(existing, dict) else {}
-    for key, value in applied.items():
-        result[key] = _overlaid(result.get(key), value)
-    return result
-
-
-def _leaves(value: Any, path: Leaf = ()) -> Iterator[Leaf]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _leaves(inner, (*path, key))
-    else:
-        yield path
-
-
-def _remove_leaf(manifest: Manifest, leaf: Leaf) -> None:
-    holder: Any = manifest
-    for step in leaf[:-1]:
-        holder = holder.get(step) if isinstance(holder, dict) else None
-    if isinstance(holder, dict):
-        holder.pop(leaf[-1], None)
+        return all(
+            label_holds(part, labels) for part in requirements(query.get("labelSelector", ""))
+        ) and all(field_holds(part, manifest) for part in requirements(query.get("fieldSelector", "")))

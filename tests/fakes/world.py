@@ -14,6 +14,7 @@ from tests.fakes.client import FakeClient
 from tests.fakes.virtualtime import VirtualClock
 
 from inferencecluster.adapters.informer import Informer
+from inferencecluster.adapters.kube import Selection
 from inferencecluster.adapters.kube_resources import CLUSTERS
 from inferencecluster.adapters.prometheus import MetricsBoard, Series
 from inferencecluster.api.names import (
@@ -282,7 +283,9 @@ async def operating(world: World, *, crash_after: int | None = None) -> AsyncIte
 
     # The informers' own reads do not count towards the crash: a restart repeats them, and they change nothing.
     watching = FakeClient(world.server)
-    clusters = Informer(watching, CLUSTERS, lambda manifest: manifest, on_change=changed, clock=world.clock)
+    clusters = Informer(
+        watching, Selection(CLUSTERS), lambda manifest: manifest, on_change=changed, clock=world.clock
+    )
     tasks = [asyncio.create_task(informer.run()) for informer in operator.watches.all()]
     tasks.append(asyncio.create_task(world.run_kubelet()))
     try:

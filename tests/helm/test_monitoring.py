@@ -6,15 +6,22 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 from tests.helm.test_chart import CHART, IMAGE, NAME, Manifest, render
+from tests.strategies import make_flow, make_observation, make_spec
 
 from inferencecluster.adapters import prometheus
+from inferencecluster.adapters.informer import ObjectKey
 from inferencecluster.controller.metrics import OperatorMetrics
+from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.missing import Missing
+from inferencecluster.core.observation import MetricsSample
 from inferencecluster.core.replacement import (
     ENGINE_CRASHED,
     IMAGE_PULL_FAILED,
@@ -22,10 +29,18 @@ from inferencecluster.core.replacement import (
     QUOTA_EXCEEDED,
     STARTUP_DEADLINE_EXCEEDED,
 )
-from inferencecluster.core.status import ConditionType
+from inferencecluster.core.status import (
+    ClusterStatus,
+    Condition,
+    ConditionStatus,
+    ConditionType,
+    DecisionRecord,
+    PoolStatus,
+)
 from inferencecluster.router.dispatcher import Dispatcher
 from inferencecluster.router.ledger import Ledger
 from inferencecluster.router.metrics import RouterMetrics
+from inferencecluster.router.sources import ReplicaRecord
 from inferencecluster.router.traffic import Traffic
 
 SWITCHED_ON = {
@@ -37,31 +52,60 @@ ALERTS = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text(encoding="ut
 RULES: list[Manifest] = [rule for group in ALERTS["groups"] for rule in group["rules"]]
 DASHBOARD = json.loads((CHART / "files" / "dashboard.json").read_text(encoding="utf-8"))
 METRIC = re.compile(r"\b(?:inferencecluster_[a-z_]+|DCGM_[A-Z_]+|trtllm_[a-z_]+)\b")
+SELECTED = re.compile(rf"({METRIC.pattern})\{{([^}}]*)\}}")
+OF_DCGM: dict[str, set[str]] = {"namespace": set(), "cluster": set(), "pool": set()}
+"""Labels that `adapters.prometheus` expects on the GPUs' own metrics."""
+REPLICA = ReplicaRecord(
+    name="demo-engine-0",
+    uid="u",
+    home=PoolName.PREFILL,
+    revision="r",
+    url="http://127.0.0.1:1",
+    ready=True,
+    fenced=False,
+    kv_capacity_tokens=1000,
+    max_batch_size=4,
+)
 
 
-def families(text: bytes) -> Iterator[str]:
-    """Every name that a series of this exposition can have, also of families without a series yet."""
-    for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", text.decode(), re.MULTILINE):
-        yield from (
-            (f"{name}_{part}" for part in ("bucket", "sum", "count")) if kind == "histogram" else (name,)
-        )
+@cache
+def exposed() -> dict[str, dict[str, set[str]]]:
+    """Series name -> label -> values, of an operator that knows one cluster and a router that knows one replica."""
+    key = ObjectKey("team", "demo")
+    operator = OperatorMetrics()
+    seen = MetricsSample(make_flow(1.0), ttft_seconds=0.3, itl_seconds=0.03)
+    operator.observed(key, make_observation(make_spec(), metrics=seen))
+    told = tuple(Condition(kind, ConditionStatus.FALSE, "Reason", "") for kind in ConditionType)
+    prefill, decode, mixed = (PoolStatus(name, 1, 1, 1, 0, 0, 0, 4, Missing("No")) for name in PoolName)
+    operator.reported(key, ClusterStatus((prefill, decode, mixed), told, 12, 16, ()), at=0.0)
+    operator.decided(key, DecisionRecord(0.0, PoolName.DECODE, 1, 2, "Why", "", ()))
+    operator.forced_drains.labels(key.namespace, key.name)
+    return _labels_by_series(operator.render(), asyncio.run(_router_text()))
 
 
-def existing() -> set[str]:
-    """Metrics of operator and routers, and those of the GPUs that the operator itself reads."""
+async def _router_text() -> bytes:
+    idle = cast("Dispatcher", SimpleNamespace(held_requests=0, held_tokens=0))
+    ledger = Ledger(asyncio.get_running_loop())
+    ledger.update(None, REPLICA)
+    labels = {"cluster": "demo", "namespace": "team"}
+    return RouterMetrics(Traffic(), ledger, idle, labels=labels, model=str).render(loop_time=0.0)
 
-    async def of_router() -> bytes:
-        idle = cast("Dispatcher", SimpleNamespace(held_requests=0, held_tokens=0))
-        ledger = Ledger(asyncio.get_running_loop())
-        labels = {"cluster": "c", "namespace": "n"}
-        return RouterMetrics(Traffic(), ledger, idle, labels=labels, model=str).render(loop_time=0.0)
 
+def _labels_by_series(*texts: bytes) -> dict[str, dict[str, set[str]]]:
+    found: dict[str, dict[str, set[str]]] = {}
+    for text in texts:
+        for family in text_string_to_metric_families(text.decode()):
+            for sample in family.samples:
+                labels = found.setdefault(sample.name, {})
+                for name, value in sample.labels.items():
+                    labels.setdefault(name, set()).add(value)
+    return found
+
+
+def of_the_gpus() -> set[str]:
+    """Names that the operator itself reads from the DCGM exporter."""
     query = prometheus.build_query([90], window_seconds=60)
-    return {
-        *families(OperatorMetrics().render()),
-        *families(asyncio.run(of_router())),
-        *(name for name in METRIC.findall(query) if name.startswith("DCGM_")),
-    }
+    return {name for name in METRIC.findall(query) if name.startswith("DCGM_")}
 
 
 def expressions() -> Iterator[tuple[str, str]]:
@@ -77,10 +121,43 @@ def expressions() -> Iterator[tuple[str, str]]:
 
 
 def test_every_metric_that_is_asked_for_exists() -> None:
-    known = existing()
+    known = exposed().keys() | of_the_gpus()
     asked = {(place, name) for place, expression in expressions() for name in METRIC.findall(expression)}
     assert {place for place, _ in asked} == {place for place, _ in expressions()}
     assert {(place, name) for place, name in asked if name not in known} == set()
+
+
+def test_every_label_that_is_asked_for_is_on_its_metric() -> None:
+    """A selector or a grouping by a label that a metric lacks gives an empty panel and an alert that never fires."""
+    asked = [
+        (place, metric, label)
+        for place, expression in expressions()
+        for metric, selectors in SELECTED.findall(expression)
+        for label in re.findall(r"(\w+)(?:=|!)", selectors)
+    ]
+    grouped = [
+        (place, metric, label)
+        for place, expression in expressions()
+        for labels in re.findall(r"by \(([a-z, ]+)\)", expression)
+        for label in labels.split(", ")
+        for metric in METRIC.findall(expression)
+    ]
+    assert asked
+    assert grouped
+    for place, metric, label in asked + grouped:
+        known = exposed().get(metric, OF_DCGM)
+        assert label in known, f"{place}: {metric} has no label {label}"
+
+
+def test_every_label_value_that_is_asked_for_can_occur() -> None:
+    """Of the labels whose values are ours; reasons are in the table of causes below."""
+    for place, expression in expressions():
+        for metric, selectors in SELECTED.findall(expression):
+            for label, operation, wanted in re.findall(r'(\w+)(=~?|!=)"([^"$]+)"', selectors):
+                if label == "reason":
+                    continue
+                occurring = exposed()[metric][label]
+                assert set(wanted.split("|")) <= occurring, f"{place}: {metric}{{{label}{operation}{wanted}}}"
 
 
 def test_every_condition_and_cause_that_an_alert_names_exists() -> None:

@@ -156,7 +156,7 @@ async def test_sigterm_finishes_every_stream_and_refuses_new_requests(
     [
         pytest.param({}, "IC_CLUSTER is empty", id="no cluster"),
         pytest.param({"IC_CLUSTER": "c"}, "IC_NAMESPACE is empty", id="no namespace"),
-        pytest.param({"IC_LOG_LEVEL": "loud"}, "IC_LOG_LEVEL is LOUD", id="a wrong value"),
+        pytest.param({"IC_LOG_LEVEL": "loud"}, "IC_LOG_LEVEL is loud", id="a wrong value"),
     ],
 )
 async def test_a_mistake_in_the_environment_ends_the_process_with_words(

@@ -22,7 +22,7 @@ from typing import Final, Generic, TypeVar
 from inferencecluster.adapters.clock import Backoff, Clock, SystemClock
 from inferencecluster.adapters.kube import KubeClient, Selection, WatchEvent
 from inferencecluster.adapters.kube_errors import Throttled, VersionExpired
-from inferencecluster.adapters.kube_resources import Manifest, Resource
+from inferencecluster.adapters.kube_resources import Manifest
 from inferencecluster.core.errors import ApplyError, ObservationError
 
 T = TypeVar("T")
@@ -49,22 +49,19 @@ Listener = Callable[[T | None, T | None], None]
 class Informer(Generic[T]):
     """Keeps `items` current while `run` runs. `project` may return None for objects that do not matter."""
 
-    def __init__(  # noqa: PLR0913 - the selectors of a Kubernetes list, by their own names
+    def __init__(  # noqa: PLR0913 - `clock` and `seed` are what time and chance are to others
         self,
         client: KubeClient,
-        resource: Resource,
+        selection: Selection,
         project: Callable[[Manifest], T | None],
         *,
-        namespace: str | None = None,
-        label_selector: str = "",
-        field_selector: str = "",
         on_change: Listener[T] | None = None,
         clock: Clock | None = None,
         seed: int | None = None,
     ) -> None:
         """`on_change` is called on the event loop and must not block; `seed` makes the retry times repeatable."""
         self._client = client
-        self._selection = Selection(resource, namespace, label_selector, field_selector)
+        self._selection = selection
         self._project = project
         self._on_change = on_change
         self._clock = clock or SystemClock()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 from rich.console import Console
 
 from inferencecluster.cli.numbers import LONGEST_BOOT_SECONDS, finite
+from inferencecluster.cli.paper import answer_console
 from inferencecluster.cli.plan_report import Answer, document, print_tables, summary
 from inferencecluster.cli.render import EXIT_BAD_INPUT, to_yaml
 from inferencecluster.cli.trace_file import JITTER_SECONDS, MAX_COPIES, read_requests
@@ -246,4 +246,4 @@ def _print(answer: Answer, output: PlanFormat) -> None:
             comments = "".join(f"# {line}\n" for line in summary(answer))
             typer.echo(comments + to_yaml([answer.manifest]), nl=False)
         case PlanFormat.TABLE:
-            print_tables(answer, Console(file=sys.stdout))
+            print_tables(answer, answer_console())

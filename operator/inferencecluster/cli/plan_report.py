@@ -8,6 +8,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from inferencecluster.cli.paper import compact_table, tell
 from inferencecluster.cli.render import to_yaml
 from inferencecluster.planner.answer import Objective, Option, Plan, verdict, why_it_loses
 from inferencecluster.planner.catalogue import PRICES_AS_OF
@@ -66,19 +67,18 @@ def summary(answer: Answer) -> list[str]:
 def print_tables(answer: Answer, console: Console) -> None:
     """Answer, runners-up, staircase, and the object at the end."""
     for line in summary(answer):
-        console.print(line, highlight=False, soft_wrap=True)
+        tell(console, line)
     console.print(_options_table(answer.plan))
     for option in shown(answer.plan)[1:]:
-        reason = why_it_loses(answer.plan, option)
-        console.print(f"{option.design.name} {reason}", highlight=False, soft_wrap=True)
+        tell(console, f"{option.design.name} {why_it_loses(answer.plan, option)}")
     for item in answer.plan.rejected:
-        console.print(f"{item.design.name} is out: {item.reason}", highlight=False, soft_wrap=True)
+        tell(console, f"{item.design.name} is out: {item.reason}")
     console.print(_staircase_table(answer))
     for stair in answer.staircase.stairs:
         if stair.price:
-            console.print(f"{stair.name} costs: {stair.price}", highlight=False, soft_wrap=True)
+            tell(console, f"{stair.name} costs: {stair.price}")
     for name, reason in answer.staircase.left_out:
-        console.print(f"not on the stairs: {name}: {reason}", highlight=False, soft_wrap=True)
+        tell(console, f"not on the stairs: {name}: {reason}")
     console.print(to_yaml([answer.manifest]), highlight=False, soft_wrap=True, markup=False, end="")
 
 
@@ -187,7 +187,7 @@ def _option(found: Plan, option: Option) -> dict[str, Any]:
 
 
 def _options_table(found: Plan) -> Table:
-    table = Table(title="designs that hold the SLO, replicas at their peak", title_justify="left")
+    table = compact_table(title="designs that hold the SLO, replicas at their peak")
     table.add_column("design", no_wrap=True)
     table.add_column("replicas", no_wrap=True)
     columns = ["GPUs", "static $", "autoscaled $", "kWh"]
@@ -210,12 +210,11 @@ def _options_table(found: Plan) -> Table:
 
 def _staircase_table(answer: Answer) -> Table:
     around = answer.surroundings
-    table = Table(
-        title=f"users per GPU on {around.profile.name}, one token per {around.itl_seconds * 1000:.0f} ms each",
-        title_justify="left",
+    table = compact_table(
+        title=f"users per GPU on {around.profile.name}, one token per {around.itl_seconds * 1000:.0f} ms each"
     )
-    table.add_column("lever, on top of those above")
-    for name in ("users", "in flight", "req/s", "ms/token", "KV B/token"):
+    table.add_column("lever, with those above", no_wrap=True)
+    for name in ("users", "in flight", "req/s", "ms/token", "KV bytes"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("basis")
     for stair in answer.staircase.stairs:

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from inferencecluster.api.recording import Begin, Decided, Entry, from_line
 from inferencecluster.cli.cluster_file import STANDARD_INPUT
+from inferencecluster.cli.paper import answer_console, tell
 from inferencecluster.cli.render import EXIT_BAD_INPUT
 from inferencecluster.core.allocation import Target
 from inferencecluster.core.decision import Memory, decide
@@ -24,7 +24,6 @@ from inferencecluster.core.errors import SpecError
 from inferencecluster.core.missing import Missing
 
 EXIT_DIFFERENT = 1
-_PLAIN_WIDTH = 160
 
 
 class ReplayFormat(StrEnum):
@@ -106,7 +105,7 @@ def replay_command(
     if output is ReplayFormat.JSON:
         typer.echo(json.dumps(document, indent=2, allow_nan=False))
     else:
-        _print(document, Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH))
+        _print(document, answer_console())
     if check and document["different"]:
         raise typer.Exit(EXIT_DIFFERENT)
 
@@ -235,27 +234,28 @@ def _changes(replayed: Iterable[Replayed]) -> Iterator[Change]:
 
 def _print(document: dict[str, Any], console: Console) -> None:
     observations, different = document["observations"], document["different"]
-    console.print(
+    tell(
+        console,
         f"{observations} observations of {', '.join(document['clusters'])}: {observations - different} decided as "
         f"recorded, {different} otherwise",
-        highlight=False,
-        soft_wrap=True,
     )
-    table = Table(
-        "time (UTC)", "cluster", "pool", "recorded", "today", "reason", "why", box=None, pad_edge=False
-    )
+    if not document["changes"]:
+        tell(console, "no pool changed its size")
     for change in document["changes"]:
-        recorded, today = change["recorded"], change["replayed"]
+        tell(console, change_line(change))
+        # Below and not beside: the sentence is as long as a line.
         limited = f" (limited by {change['limited_by']})" if change["limited_by"] else ""
-        table.add_row(
-            datetime.fromtimestamp(change["time"], UTC).isoformat(timespec="seconds").removesuffix("+00:00"),
-            change["cluster"],
-            change["pool"],
-            f"{recorded['from']} to {recorded['to']}",
-            f"{today['from']} to {today['to']}" + ("" if recorded == today else " *"),
-            change["reason"],
-            f"{change['message']}{limited}",
-        )
-    console.print(table if document["changes"] else "no pool changed its size")
+        tell(console, f"  {change['message']}{limited}")
     for note in document["notes"]:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+        tell(console, f"note: {note}")
+
+
+def change_line(change: dict[str, Any]) -> str:
+    """When, which pool, its sizes as recorded and today (`*` where they differ), and today's reason."""
+    recorded, today = change["recorded"], change["replayed"]
+    moment = datetime.fromtimestamp(change["time"], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    differs = "" if recorded == today else " *"
+    return (
+        f"{moment} {change['cluster']} {change['pool']:7} recorded {recorded['from']} to {recorded['to']}, "
+        f"today {today['from']} to {today['to']}{differs} {change['reason']}"
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -24,6 +23,7 @@ from rich.progress import (
 
 from inferencecluster.cli.cluster_file import read_cluster
 from inferencecluster.cli.numbers import LONGEST_BOOT_SECONDS, finite
+from inferencecluster.cli.paper import answer_console
 from inferencecluster.cli.policy_option import parse_policy
 from inferencecluster.cli.render import EXIT_BAD_INPUT
 from inferencecluster.cli.simulate_inputs import Cluster, cluster_of
@@ -41,8 +41,6 @@ from inferencecluster.simulator.workload import Request, with_mirrored_warm_up
 
 WARM_UP_SECONDS: Final = 600.0
 """The beginning of the trace, mirrored in front of it and not counted: the cluster is found at work, not newly made."""
-PLAIN_WIDTH: Final = 120
-"""Columns where the output is no terminal."""
 _OPERATOR: Final = "the operator, in the spec's mode"
 
 
@@ -202,4 +200,4 @@ def _print(run: Run, output: SimulationFormat) -> None:
         case SimulationFormat.HTML:
             typer.echo(page(run.document()), nl=False)
         case SimulationFormat.TABLE:
-            print_tables(run.document(), Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH))
+            print_tables(run.document(), answer_console())

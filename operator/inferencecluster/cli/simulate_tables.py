@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console
-from rich.table import Table
 
+from inferencecluster.cli.paper import compact_table, tell
 from inferencecluster.core.spec import ScalingMode
 
 BARS: Final = " ▁▂▃▄▅▆▇█"
 WIDTH: Final = 60
 """Characters of a line over time: an hour of minutes."""
+_BESIDE_TIMELINE: Final = 37
+"""Characters of the other columns of that table, with sizes below 1,000."""
 _HOUR: Final = 3600.0
 _MINUTE: Final = 60.0
 POOLS: Final = ("prefill", "decode", "mixed")
@@ -20,8 +22,8 @@ POOLS: Final = ("prefill", "decode", "mixed")
 
 def print_tables(document: Mapping[str, Any], console: Console) -> None:
     """What was served, how fast, at which cost, and with which sizes."""
-    console.print(headline(document), highlight=False, soft_wrap=True)
-    latencies = Table("", "p50", "p90", "p99", "target", "inside", box=None, pad_edge=False)
+    tell(console, headline(document))
+    latencies = compact_table("", "p50", "p90", "p99", "target", "inside")
     for name, kind in (("time to first token", "ttft"), ("time per output token", "tpot")):
         target = document["slo"]["ttft_ms" if kind == "ttft" else "itl_ms"]
         cells = [milliseconds(document[f"{kind}_ms"][percent]) for percent in ("p50", "p90", "p99")]
@@ -31,21 +33,28 @@ def print_tables(document: Mapping[str, Any], console: Console) -> None:
         )
     console.print(latencies)
     for line in costs(document):
-        console.print(line, highlight=False, soft_wrap=True)
-    shown = Table("replicas", "least", "mean", "most", "over time", box=None, pad_edge=False)
+        tell(console, line)
+    shown = compact_table("replicas", "least", "mean", "most", "over time")
+    width = min(WIDTH, console.width - _BESIDE_TIMELINE)
     scored = timeline(document)
     for pool in POOLS:
         values = [item["replicas"][pool] for item in scored]
         if any(values):
             mean = sum(values) / len(values)
-            shown.add_row(pool, f"{min(values):.1f}", f"{mean:.1f}", f"{max(values):.1f}", sparkline(values))
+            shown.add_row(
+                pool,
+                f"{min(values):.1f}",
+                f"{mean:.1f}",
+                f"{max(values):.1f}",
+                sparkline(values, width=width),
+            )
     demand = [float(item["prompt_tokens"]) for item in scored]
-    shown.add_row("prompt tokens", "", "", "", sparkline(demand))
+    shown.add_row("prompt tokens", "", "", "", sparkline(demand, width=width))
     missed = [item["slo_missed"] / item["requests"] if item["requests"] else 0.0 for item in scored]
-    shown.add_row("outside of the SLO", "", "", "", sparkline(missed))
+    shown.add_row("outside of the SLO", "", "", "", sparkline(missed, width=width))
     console.print(shown)
     for note in document["notes"]:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+        tell(console, f"note: {note}")
 
 
 def headline(document: Mapping[str, Any]) -> str:

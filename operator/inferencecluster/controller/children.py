@@ -98,6 +98,17 @@ class Settled:
     """What the API server would not write; it is tried again at the next look."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """What the API server has in place of a rendered child."""
+
+    key: tuple[str, str]
+    digest: str
+    """Of the manifest, to know it again once it is settled."""
+    observed: Manifest | None
+    is_different: bool
+
+
 class Children:
     """Keeps children as rendered."""
 
@@ -189,16 +200,12 @@ class Children:
                 await self._delete(config)
 
     async def _settle(self, manifest: Manifest, cluster: InferenceCluster, memo: ChildMemo) -> None:
-        key, digest = _identity(manifest), _digest(manifest)
-        if memo.settled.get(key) == digest or key in memo.foreign:
+        child = await self._look(manifest, cluster, memo)
+        if child is None:
             return
-        observed = await self._observed(manifest)
-        if observed is not None and not _is_owned(observed, cluster):
-            memo.foreign.add(key)
-            return
-        if observed is None or not is_as_rendered(manifest, observed):
-            await self._apply(manifest, observed)
-        memo.settled[key] = digest
+        if child.is_different:
+            await self._apply(manifest, child.observed)
+        memo.settled[child.key] = child.digest
 
     async def _settle_pool(
         self, accepted: AcceptedSpec, pool: PoolName, memo: ChildMemo, replicas: int
@@ -210,21 +217,30 @@ class Children:
         cluster = accepted.cluster
         is_external = accepted.spec.mode is ScalingMode.EXTERNAL
         manifest = render_enginepool(cluster, pool, replicas=None if is_external else replicas)
-        key, digest = _identity(manifest), _digest(manifest)
-        if memo.settled.get(key) == digest or key in memo.foreign:
+        child = await self._look(manifest, cluster, memo)
+        if child is None:
             return
-        observed = await self._observed(manifest)
-        if observed is not None and not _is_owned(observed, cluster):
-            memo.foreign.add(key)
-            return
-        if observed is None or not is_as_rendered(manifest, observed):
+        observed = child.observed
+        if child.is_different:
             # Applied without the field, a size that nobody else has written yet would be deleted with our claim to it.
             present = replicas if observed is None or not is_external else observed["spec"]["replicas"]
             await self._apply(render_enginepool(cluster, pool, replicas=present), observed)
         status = (observed or {}).get("status") or {}
         if "replicas" in status:
             memo.pool_counts[pool] = (status["replicas"], status.get("readyReplicas", 0))
-        memo.settled[key] = digest
+        memo.settled[child.key] = child.digest
+
+    async def _look(self, manifest: Manifest, cluster: InferenceCluster, memo: ChildMemo) -> _Child | None:
+        """A child beside its manifest; None when it is settled already, or somebody else's (which is noted)."""
+        key, digest = _identity(manifest), _digest(manifest)
+        if memo.settled.get(key) == digest or key in memo.foreign:
+            return None
+        observed = await self._observed(manifest)
+        if observed is not None and not _is_owned(observed, cluster):
+            memo.foreign.add(key)
+            return None
+        is_different = observed is None or not is_as_rendered(manifest, observed)
+        return _Child(key, digest, observed, is_different)
 
     async def _observed(self, manifest: Manifest) -> Manifest | None:
         metadata = manifest["metadata"]

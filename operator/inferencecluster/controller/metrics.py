@@ -20,6 +20,7 @@ from inferencecluster.core.status import (
 )
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+_PREFIX: Final = "inferencecluster"
 _CLUSTER: Final = ("namespace", "cluster")
 _POOL: Final = (*_CLUSTER, "pool")
 _SIGNALS: Final = ("routers", "metrics", "capacity")
@@ -36,85 +37,62 @@ class OperatorMetrics:
 
     def __init__(self) -> None:
         self.registry: Final = CollectorRegistry()
-        prefix, registry = "inferencecluster", self.registry
-        self.leader: Final = Gauge(
-            f"{prefix}_operator_leader", "1 while this process leads, else 0.", registry=registry
-        )
-        self.reconciles: Final = Counter(
-            f"{prefix}_reconcile_total",
-            "Looks at clusters by how they ended.",
-            ("result",),
-            registry=registry,
-        )
-        self.reconcile_seconds: Final = Histogram(
-            f"{prefix}_reconcile_duration_seconds",
-            "Time from observing a cluster to having reported.",
-            buckets=_DURATION_BUCKETS,
-            registry=registry,
-        )
-        self.writes: Final = Counter(
-            f"{prefix}_write_errors_total",
-            "Writes that the API server refused.",
-            ("error",),
-            registry=registry,
-        )
-        self.decisions: Final = Counter(
-            f"{prefix}_decisions_total", "Changes of a pool's size.", (*_POOL, "reason"), registry=registry
-        )
-        self.gpu_seconds: Final = Counter(
-            f"{prefix}_gpu_seconds_total",
-            "GPUs held by existing replicas, over time.",
-            _CLUSTER,
-            registry=registry,
-        )
-        self._replicas = Gauge(
-            f"{prefix}_pool_replicas", "Replicas of a pool by state.", (*_POOL, "state"), registry=registry
-        )
-        self._desired = Gauge(
-            f"{prefix}_pool_desired_replicas", "Replicas that a pool should have.", _POOL, registry=registry
-        )
-        self._recommended = Gauge(
-            f"{prefix}_pool_recommended_replicas",
-            "Replicas that sizing would choose.",
-            _POOL,
-            registry=registry,
-        )
-        self._gpus = Gauge(f"{prefix}_gpus", "GPUs of all existing replicas.", _CLUSTER, registry=registry)
-        self._budget = Gauge(
-            f"{prefix}_budget_gpus", "The cluster's cap on GPUs.", _CLUSTER, registry=registry
-        )
-        self._missing = Gauge(
-            f"{prefix}_signal_missing",
-            "1 while a signal cannot be read.",
-            (*_CLUSTER, "signal"),
-            registry=registry,
-        )
-        self._condition = Gauge(
-            f"{prefix}_condition",
-            "1 while a condition is True, 0 while it is not, with its reason.",
-            (*_CLUSTER, "type", "reason"),
-            registry=registry,
-        )
-        self.forced_drains: Final = Counter(
-            f"{prefix}_forced_drains_total",
-            "Replicas that were deleted at their drain deadline, with work in flight or unknown.",
-            _CLUSTER,
-            registry=registry,
-        )
-        self._latency = Gauge(
-            f"{prefix}_latency_seconds",
-            "Latency at the percentile of the SLO, as sizing sees it.",
-            (*_CLUSTER, "latency"),
-            registry=registry,
-        )
-        self._latency_target = Gauge(
-            f"{prefix}_latency_target_seconds",
-            "Latency that the SLO asks for.",
-            (*_CLUSTER, "latency"),
-            registry=registry,
-        )
+        self._about_the_process()
+        self._about_sizes()
+        self._about_health()
         self._counted_until: dict[ObjectKey, float] = {}
         self._reasons: dict[ObjectKey, dict[ConditionType, str]] = {}
+
+    def _about_the_process(self) -> None:
+        self.leader = self._gauge("operator_leader", "1 while this process leads, else 0.")
+        self.reconciles = self._counter("reconcile_total", "Looks at clusters by how they ended.", "result")
+        self.reconcile_seconds = Histogram(
+            f"{_PREFIX}_reconcile_duration_seconds",
+            "Time from observing a cluster to having reported.",
+            buckets=_DURATION_BUCKETS,
+            registry=self.registry,
+        )
+        self.writes = self._counter("write_errors_total", "Writes that the API server refused.", "error")
+
+    def _about_sizes(self) -> None:
+        self.decisions = self._counter("decisions_total", "Changes of a pool's size.", *_POOL, "reason")
+        self.gpu_seconds = self._counter(
+            "gpu_seconds_total", "GPUs held by existing replicas, over time.", *_CLUSTER
+        )
+        self._replicas = self._gauge("pool_replicas", "Replicas of a pool by state.", *_POOL, "state")
+        self._desired = self._gauge("pool_desired_replicas", "Replicas that a pool should have.", *_POOL)
+        self._recommended = self._gauge(
+            "pool_recommended_replicas", "Replicas that sizing would choose.", *_POOL
+        )
+        self._gpus = self._gauge("gpus", "GPUs of all existing replicas.", *_CLUSTER)
+        self._budget = self._gauge("budget_gpus", "The cluster's cap on GPUs.", *_CLUSTER)
+
+    def _about_health(self) -> None:
+        self._missing = self._gauge("signal_missing", "1 while a signal cannot be read.", *_CLUSTER, "signal")
+        self._condition = self._gauge(
+            "condition",
+            "1 while a condition is True, 0 while it is not, with its reason.",
+            *(*_CLUSTER, "type", "reason"),
+        )
+        self.forced_drains = self._counter(
+            "forced_drains_total",
+            "Replicas that were deleted at their drain deadline, with work in flight or unknown.",
+            *_CLUSTER,
+        )
+        self._latency = self._gauge(
+            "latency_seconds",
+            "Latency at the percentile of the SLO, as sizing sees it.",
+            *(*_CLUSTER, "latency"),
+        )
+        self._latency_target = self._gauge(
+            "latency_target_seconds", "Latency that the SLO asks for.", *_CLUSTER, "latency"
+        )
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"{_PREFIX}_{name}", text, labels, registry=self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"{_PREFIX}_{name}", text, labels, registry=self.registry)
 
     def render(self) -> bytes:
         """The text exposition format."""

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import kopf
 from aiohttp import web
 
 from inferencecluster.adapters.clock import Clock, SystemClock
 from inferencecluster.adapters.credentials import Credentials, load_credentials
-from inferencecluster.adapters.informer import Informer, ObjectKey, all_listed
+from inferencecluster.adapters.informer import Informer, Listener, ObjectKey, all_listed
 from inferencecluster.adapters.kube import ApiClient, KubeClient, Selection
 from inferencecluster.adapters.kube_resources import CLUSTERS, NODES, PODS, POOLS, Manifest
 from inferencecluster.adapters.nodes import (
@@ -57,6 +57,8 @@ OPERATOR_SELECTOR: Final = "app.kubernetes.io/name=inferencecluster-operator"
 """Pods of the operator itself, as the chart labels them."""
 
 _logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,70 +183,44 @@ class Operator:
         )
 
     def _build_watches(self) -> Watches:
-        settings, client, namespaces = self.settings, self._client, self._namespaces
+        settings, namespaces = self.settings, self._namespaces
         sees_itself = not settings.watch_namespaces or settings.pod_namespace in settings.watch_namespaces
+        itself = Selection(PODS, settings.pod_namespace, label_selector=OPERATOR_SELECTOR)
+        bound = Selection(PODS, field_selector=BOUND_POD_SELECTOR)
         return Watches(
             pods=tuple(
-                Informer(
-                    client,
-                    PODS,
-                    project_pod,
-                    namespace=namespace,
-                    label_selector=POD_SELECTOR,
-                    on_change=self._pod_changed,
-                    clock=self._clock,
+                self._follow(
+                    Selection(PODS, namespace, label_selector=POD_SELECTOR), project_pod, self._pod_changed
                 )
                 for namespace in namespaces
             ),
             pools=tuple(
-                Informer(
-                    client,
-                    POOLS,
-                    project_pool,
-                    namespace=namespace,
-                    on_change=self._pool_changed,
-                    clock=self._clock,
-                )
+                self._follow(Selection(POOLS, namespace), project_pool, self._pool_changed)
                 for namespace in namespaces
             ),
             children=tuple(
-                Informer(
-                    client,
-                    resource,
+                self._follow(
+                    Selection(resource, namespace, label_selector=LABEL_CLUSTER),
                     child_projection(resource),
-                    namespace=namespace,
-                    label_selector=LABEL_CLUSTER,
-                    on_change=self._child_changed,
-                    clock=self._clock,
+                    self._child_changed,
                 )
                 for namespace in namespaces
                 for resource in CHILD_KINDS
             ),
-            nodes=(Informer(client, NODES, project_node, clock=self._clock),) if settings.reads_nodes else (),
-            holders=(self._holders_informer(),) if settings.reads_nodes else (),
-            operators=(
-                Informer(
-                    client,
-                    PODS,
-                    _project_operator,
-                    namespace=settings.pod_namespace,
-                    label_selector=OPERATOR_SELECTOR,
-                    clock=self._clock,
-                ),
-            )
-            if sees_itself
+            nodes=(self._follow(Selection(NODES), project_node),) if settings.reads_nodes else (),
+            holders=(self._follow(bound, project_device_holder, self._caches.use.changed),)
+            if settings.reads_nodes
             else (),
+            operators=(self._follow(itself, _project_operator),) if sees_itself else (),
         )
 
-    def _holders_informer(self) -> Informer[DeviceHolder]:
-        return Informer(
-            self._client,
-            PODS,
-            project_device_holder,
-            field_selector=BOUND_POD_SELECTOR,
-            on_change=self._caches.use.changed,
-            clock=self._clock,
-        )
+    def _follow(
+        self,
+        selection: Selection,
+        project: Callable[[Manifest], T | None],
+        on_change: Listener[T] | None = None,
+    ) -> Informer[T]:
+        return Informer(self._client, selection, project, on_change=on_change, clock=self._clock)
 
     def _pod_changed(self, before: ClusterPod | None, after: ClusterPod | None) -> None:
         self._caches.pods.changed(before, after)

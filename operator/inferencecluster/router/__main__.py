@@ -18,9 +18,10 @@ import uvloop
 
 from inferencecluster.adapters.clock import SystemClock
 from inferencecluster.adapters.credentials import load_credentials
+from inferencecluster.adapters.environment import argument_parser
 from inferencecluster.adapters.kube import ApiClient
 from inferencecluster.core.errors import OperatorError, SpecError
-from inferencecluster.router.configuration import Configuration, read_configuration
+from inferencecluster.router.configuration import VARIABLES, Configuration, read_configuration
 from inferencecluster.router.kubernetes_sources import KubernetesFleet, KubernetesSettings
 from inferencecluster.router.logs import configure_logging
 from inferencecluster.router.process import RouterProcess, Sources, run
@@ -32,8 +33,8 @@ EXIT_CANNOT_SERVE: Final = 1
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """The flags."""
-    parser = argparse.ArgumentParser(
-        prog="inferencecluster-router", description="OpenAI API in, TensorRT-LLM's disaggregated protocol out"
+    parser = argument_parser(
+        "inferencecluster-router", "OpenAI API in, TensorRT-LLM's disaggregated protocol out.", VARIABLES
     )
     parser.add_argument(
         "--host",

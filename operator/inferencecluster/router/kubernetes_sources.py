@@ -6,7 +6,7 @@ import logging
 from typing import Final
 
 from inferencecluster.adapters.informer import Informer
-from inferencecluster.adapters.kube import KubeClient
+from inferencecluster.adapters.kube import KubeClient, Selection
 from inferencecluster.adapters.kube_resources import CLUSTERS, PODS, Manifest
 from inferencecluster.adapters.pods import EnginePod, project_pod
 from inferencecluster.api.inferencecluster import InferenceCluster, parse_cluster
@@ -48,10 +48,12 @@ class KubernetesFleet:
         self._listener: ReplicaListener | None = None
         self._informer = Informer(
             client,
-            PODS,
+            Selection(
+                PODS,
+                namespace,
+                label_selector=f"{LABEL_CLUSTER}={cluster},{LABEL_COMPONENT}={COMPONENT_ENGINE}",
+            ),
             project_replica,
-            namespace=namespace,
-            label_selector=f"{LABEL_CLUSTER}={cluster},{LABEL_COMPONENT}={COMPONENT_ENGINE}",
             on_change=self._changed,
         )
 
@@ -82,10 +84,8 @@ class KubernetesSettings:
         self._listener: SettingsListener | None = None
         self._informer = Informer(
             client,
-            CLUSTERS,
+            Selection(CLUSTERS, namespace, field_selector=f"metadata.name={cluster}"),
             project_settings,
-            namespace=namespace,
-            field_selector=f"metadata.name={cluster}",
             on_change=self._changed,
         )
 
