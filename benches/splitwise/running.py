@@ -44,7 +44,12 @@ class Runner:
         self._kept = kept
         self._known: dict[str, Outcomes] = {}
         if kept.exists():
-            for line in kept.read_text(encoding="utf-8").splitlines():
+            text = kept.read_text(encoding="utf-8")
+            whole = text[: text.rfind("\n") + 1]
+            if whole != text:
+                # Whoever was killed may have left half a line, and the next one must not be glued to it.
+                kept.write_text(whole, encoding="utf-8")
+            for line in whole.splitlines():
                 document = json.loads(line)
                 self._known[document["point"]] = Outcomes.of_document(document)
         self._console = console

@@ -373,9 +373,13 @@ def test_finished_runs_are_read_and_not_run_again(place: Place, tmp_path: Path) 
         assert first.runs == 1
         assert first("again", points) == found
         assert first.runs == 1
+    with kept.open("a") as file:
+        file.write('{"point": "cut sh')
     with Runner(kept, workers=1, console=console) as second:
         assert second("second", points) == found
         assert second.runs == 0
+    assert kept.read_text().count("\n") == 1
+    assert kept.read_text().endswith("}\n")
 
 
 def test_the_fingerprint_follows_the_data(tmp_path: Path) -> None:
