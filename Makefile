@@ -8,7 +8,7 @@ MINUTES ?= 6
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env kubernetes demo test unit lint format e2e e2e-long generate bench-router bench-policy bench-policy-quick clean-cluster clean
+.PHONY: help env kubernetes demo test unit lint format e2e e2e-long generate bench-router bench-policy bench-policy-quick bench-splitwise clean-cluster clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -61,6 +61,9 @@ bench-policy: env ## every sizing policy on every workload (hours; goes on where
 
 bench-policy-quick: env ## the same with few policies at a fifth of the load (minutes), without rewriting docs
 	@$(RUN) -m benches.policy $(if $(TRACES),--traces $(TRACES)) --quick $(BENCH_ARGS)
+
+bench-splitwise: env ## Splitwise's published results in our simulator: make bench-splitwise TRACES=folder TABLE=perf_model.csv
+	@$(RUN) -m benches.splitwise --table $(TABLE) --traces $(TRACES) --write-docs $(BENCH_ARGS)
 
 clean-cluster: ## stop the embedded Kubernetes: no process, mount, link, route or cgroup stays
 	@$(PYTHON) -m e2e.localkube down

@@ -26,6 +26,7 @@ from inferencecluster.simulator.scenario import Scenario
 from inferencecluster.simulator.sequences import Phase
 from inferencecluster.simulator.sequences import Sequence as EngineSequence
 from inferencecluster.simulator.simulation import simulate
+from inferencecluster.simulator.step_times import LinearTimes, StepTimes
 from inferencecluster.simulator.workload import Request
 
 # A prompt of 1000 tokens takes 10 + 100 = 110 ms; a step over 10 sequences with 10,000 tokens 10 + 1 + 1 = 12 ms.
@@ -127,9 +128,11 @@ class RecordingHost:
     stepped_tokens: int = 0
     most_memory: int = 0
 
-    def start(self, performance: PerformanceModel = ROUND, **limits: Any) -> RecordingHost:
+    def start(
+        self, performance: PerformanceModel = ROUND, *, times: StepTimes | None = None, **limits: Any
+    ) -> RecordingHost:
         known = EngineLimits(performance.kv_capacity_tokens, performance.max_batch_size, max_num_tokens=4096)
-        self.engine = Engine(replace(known, **limits), performance, self.events, self)
+        self.engine = Engine(replace(known, **limits), times or LinearTimes(performance), self.events, self)
         return self
 
     def submit_at(self, number: int, time: float, phase: Phase, prompt: int, output: int) -> EngineSequence:

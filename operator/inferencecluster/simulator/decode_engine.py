@@ -1,9 +1,9 @@
 """The token phase of one engine in closed form: any number of equal decode steps costs the same.
 
 While the batch stays as it is, each of its B sequences grows by one token per step, so that each step takes c*B longer
-than the one before it (`DecodeModel`), and n steps from a context of S tokens take
+than the one before it (`StepTimes`: a step takes f(B) + c*S), and n steps from a context of S tokens take
 
-    n * (a + b*B + c*S) + c*B * n*(n - 1)/2
+    n * (f(B) + c*S) + c*B * n*(n - 1)/2
 
 The batch changes when somebody joins, ends or is preempted, never between. A heap of step counts tells who is next, so
 that a sequence costs O(log batch), however long its output is.
@@ -14,8 +14,8 @@ from __future__ import annotations
 import math
 from heapq import heappop, heappush
 
-from inferencecluster.core.perfmodel import DecodeModel
 from inferencecluster.simulator.sequences import Sequence
+from inferencecluster.simulator.step_times import StepTimes
 
 
 def run_seconds(first: float, growth: float, steps: int) -> float:
@@ -44,9 +44,8 @@ class DecodeBatch:
     """The sequences that decode together on one engine."""
 
     __slots__ = (
-        "_a",
-        "_b",
         "_c",
+        "_flat",
         "_marks",
         "_number",
         "context_tokens",
@@ -58,10 +57,11 @@ class DecodeBatch:
         "step",
     )
 
-    def __init__(self, model: DecodeModel) -> None:
-        self._a = model.base_seconds
-        self._b = model.per_sequence_seconds
-        self._c = model.per_context_token_seconds
+    def __init__(self, times: StepTimes, max_size: int) -> None:
+        """`max_size`: members at most."""
+        # Looked up once per run of steps, which costs no more than the closed form did.
+        self._flat = (0.0, *(times.flat_step_seconds(size) for size in range(1, max_size + 1)))
+        self._c = times.context_token_seconds
         self._marks: list[tuple[int, int, Sequence]] = []
         self._number = 0
         self.members: dict[Sequence, None] = {}
@@ -79,16 +79,6 @@ class DecodeBatch:
         self.growing_tokens = 0
         """Their context."""
 
-    @property
-    def step_seconds(self) -> float:
-        """Of the next step, without its base."""
-        return self._b * self.size + self._c * self.context_tokens
-
-    @property
-    def growth(self) -> float:
-        """Seconds that each step takes longer than the one before it."""
-        return self._c * self.size
-
     def plan(self) -> tuple[float, float, int]:
         """Of steps without prompts: seconds of the first, growth, and how many until somebody is to be looked at.
 
@@ -97,7 +87,7 @@ class DecodeBatch:
         marks, size = self._marks, self.size
         while marks[0][2].mark != marks[0][0]:
             heappop(marks)
-        first = self._a + self._b * size + self._c * self.context_tokens
+        first = self._flat[size] + self._c * self.context_tokens
         return first, self._c * size, marks[0][0] - self.step
 
     def join(self, sequence: Sequence) -> None:

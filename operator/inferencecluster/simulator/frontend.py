@@ -40,6 +40,8 @@ class FrontendSettings:
     prefill_answers: bool
     """The prefill replica sends the first token when the prompt is done (Splitwise). Otherwise the decode replica sends it when
     it has the cache (TensorRT-LLM's context-first protocol)."""
+    knows_outputs: bool = False
+    """Reserve for each answer what it will be, as simulators can. Otherwise the mean of past ones, doubled where that is short."""
 
 
 class OutputEstimate:
@@ -109,7 +111,7 @@ class Frontend:
         self._counters.arrived(journey.prompt_tokens)
         self._before_first_token[journey] = None
         journey.attempts = 1
-        journey.expected_output = self._estimate.tokens
+        journey.expected_output = self._expected_output(journey)
         line = self._line
         # Whatever holds the one that is next holds this one, too, unless this one is next.
         if not line and self._offer(journey, now):
@@ -178,7 +180,10 @@ class Frontend:
             # Room was there from the beginning: only what had to wait for it is sent in one piece.
             ready = journey.prefill.prefill_began
         size = journey.prompt_tokens * first.kv_bytes_per_token
-        ends_at = transfer_ends_at(first.egress, last.ingress, size, ready=ready, last_layer=now)
+        if network.dedicated:
+            ends_at = max(now, ready + max(first.egress.seconds(size), last.ingress.seconds(size)))
+        else:
+            ends_at = transfer_ends_at(first.egress, last.ingress, size, ready=ready, last_layer=now)
         self._events.at(ends_at + network.constant_seconds, self._fetched, sequence)
 
     def first_token(self, sequence: Sequence, now: float) -> None:
@@ -218,6 +223,9 @@ class Frontend:
         phase = Phase.WHOLE if first is last else Phase.PREFILL
         first.engine.submit(self._sequence(journey, phase), now)
         return True
+
+    def _expected_output(self, journey: Journey) -> int:
+        return journey.output_tokens if self._settings.knows_outputs else self._estimate.tokens
 
     def _sequence(self, journey: Journey, phase: Phase) -> Sequence:
         sequence = Sequence(journey, phase, journey.prompt_tokens, journey.output_tokens)
@@ -282,7 +290,7 @@ class Frontend:
             self._end(journey, Outcome.FAILED, now)
             return
         journey.attempts += 1
-        journey.expected_output = self._estimate.tokens
+        journey.expected_output = self._expected_output(journey)
         if self._offer(journey, now):
             return
         journey.held_since = now

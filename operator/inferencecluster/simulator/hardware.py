@@ -8,6 +8,7 @@ from typing import Final
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.perfmodel import PerformanceModel, PrefillModel
 from inferencecluster.core.profiles import Profile
+from inferencecluster.simulator.step_times import LinearTimes, StepTimes
 
 PREFILL_TOKENS: Final = 8192
 """Prompt tokens of one iteration: TensorRT-LLM's default, and what this product's prefill engines are given."""
@@ -56,6 +57,8 @@ class Hardware:
     watts_per_gpu: float = 0.0
     power_cap: float = 1.0
     """Share of the full power that is allowed, above 0."""
+    step_times: StepTimes | None = None
+    """Measured at the power that is allowed; they come in place of the speed, not of the limits, of `performance`."""
 
     @classmethod
     def of_profile(cls, profile: Profile, pool: PoolName) -> Hardware:
@@ -76,6 +79,11 @@ class Hardware:
             dollars_per_gpu_hour=facts.dollars_per_hour,
             watts_per_gpu=facts.watts,
         )
+
+    @property
+    def times(self) -> StepTimes:
+        """How long its iterations take."""
+        return self.step_times or LinearTimes(self.capped_performance)
 
     @property
     def capped_performance(self) -> PerformanceModel:

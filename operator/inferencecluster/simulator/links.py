@@ -18,8 +18,15 @@ class Network:
     """Each layer is sent while the next one is computed, and the decode engine sets room aside as soon as it is asked. False:
     the decode engine fetches the cache after the prompt is done, once an iteration begins with room for it (TensorRT-LLM's
     context-first protocol without overlap)."""
+    dedicated: bool = False
+    """Nobody shares a link: each cache has its whole speed, and is asked for when its prompt is done (splitwise-sim)."""
     constant_seconds: float = NON_OVERLAPPED_SECONDS
     """Added to every transfer."""
+
+    @property
+    def fetches_at_boundary(self) -> bool:
+        """Decode engines set room aside only where an iteration begins."""
+        return not (self.layer_wise or self.dedicated)
 
 
 class Link:
@@ -33,9 +40,13 @@ class Link:
         """When everything that was booked is through."""
         self.busy_seconds = 0.0
 
+    def seconds(self, size: float) -> float:
+        """What `size` bytes take when nothing else is on the link."""
+        return size / self._bytes_per_second
+
     def book(self, size: float, ready: float) -> float:
         """Carry `size` bytes that can leave from `ready` on; the time at which the last has passed."""
-        seconds = size / self._bytes_per_second
+        seconds = self.seconds(size)
         self.busy_seconds += seconds
         self.free_at = max(ready, self.free_at) + seconds
         return self.free_at

@@ -71,7 +71,7 @@ class Measures:
         self._decisions: list[DecisionRecord] = []
         self._conversions_before = 0
         self._conversions = 0
-        self._alone = _prefill_hardware(scenario).capped_performance.prefill.seconds
+        self._alone = _prefill_hardware(scenario).times.prompt_seconds
 
     def arrived(self, journey: Journey) -> None:
         """A request came."""

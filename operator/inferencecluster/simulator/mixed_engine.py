@@ -1,9 +1,8 @@
 """One engine: continuous batching of both phases, whatever its replica's pool is.
 
-An iteration makes one decode step of every decoding sequence and fills the rest of `max_num_tokens` with prompts. Its
-duration is the larger base of the two (one pass over the weights serves both) plus what each adds. While no prompt is
-there, steps up to the next change of the batch are one *run* (`decode_engine`), and whatever arrives meanwhile ends the
-run with the step under way. A prefill replica never decodes and a decode replica never sees a prompt, unless they are
+An iteration makes one decode step of every decoding sequence and fills the rest of `max_num_tokens` with prompts
+(`iterations`). While no prompt is there, steps up to the next change of the batch are one *run* (`decode_engine`), and
+whatever arrives meanwhile ends the run with the step under way. A prefill replica never decodes and a decode replica never sees a prompt, unless they are
 borrowed: then they work as a mixed one does, and nothing has to be switched.
 
 Memory: room for prompt and output is set aside at admission (TensorRT-LLM's GUARANTEED_NO_EVICT, its default), or only
@@ -17,11 +16,12 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from inferencecluster.core.perfmodel import PerformanceModel
 from inferencecluster.simulator.decode_engine import DecodeBatch, run_seconds, steps_ended
 from inferencecluster.simulator.events import EventQueue
+from inferencecluster.simulator.iterations import Iterations
 from inferencecluster.simulator.prefill_engine import Chunk, PromptBatches
 from inferencecluster.simulator.sequences import EngineHost, Phase, Sequence, Usage
+from inferencecluster.simulator.step_times import StepTimes
 
 MAX_PREEMPTIONS: Final = 4
 """Of one request on one engine; splitwise-sim's limit."""
@@ -38,25 +38,30 @@ class EngineLimits:
     """Set memory aside for what is there only, and preempt when it runs out."""
     fetch_at_boundary: bool = False
     """Make room for a cache that is to be fetched only when an iteration begins; otherwise as soon as there is some."""
+    chunked_prefill: bool = True
+    """Prompts share iterations with the whole batch, in pieces where they must; otherwise they come first, each whole."""
 
 
 class Engine:
     """Queues, memory and running batch of one replica. Hears of time from its own events."""
 
-    def __init__(
-        self, limits: EngineLimits, performance: PerformanceModel, events: EventQueue, host: EngineHost
-    ) -> None:
+    def __init__(self, limits: EngineLimits, times: StepTimes, events: EventQueue, host: EngineHost) -> None:
         self.limits = limits
         self.usage = Usage()
-        self.batch = DecodeBatch(performance.decode)
-        self.batches = PromptBatches(performance.prefill)
+        self.batch = DecodeBatch(times, limits.max_batch_size)
+        self.batches = PromptBatches()
         self.reserved_tokens = 0
         """KV tokens that are set aside; `batch.growing_tokens` come on top."""
         self._capacity = limits.kv_capacity_tokens
         # What free contexts will have taken is only known where steps end.
         self._fetches_at_boundary = limits.fetch_at_boundary or limits.optimistic
-        self._prefill_base = performance.prefill.base_seconds
-        self._decode_base = performance.decode.base_seconds
+        self._iterations = Iterations(
+            self.batches,
+            self.batch,
+            times,
+            max_num_tokens=limits.max_num_tokens,
+            chunked=limits.chunked_prefill,
+        )
         self._events = events
         self._host = host
         self._prompts: deque[Sequence] = deque()
@@ -73,6 +78,7 @@ class Engine:
         self._first = self._growth = 0.0
         self._steps = 0
         self._chunks: list[Chunk] = []
+        self._steps_batch = True
         self._prefill_share = 0.0
         self._counted_until = 0.0
         self._counted_steps = 0
@@ -183,8 +189,9 @@ class Engine:
         usage.decode_seconds += seconds - prompts
         resident = self.batch.context_tokens + self.batches.tokens
         if size:
-            before = self._counted_steps
-            steps = self._steps if until >= self._ends_at else self.output_tokens_now(until)
+            before = steps = self._counted_steps
+            if self._steps_batch:
+                steps = self._steps if until >= self._ends_at else self.output_tokens_now(until)
             usage.sequence_seconds += size * seconds
             resident += size * (before + steps) // 2
             if steps > before:
@@ -227,7 +234,7 @@ class Engine:
         self.account(now)
         self._is_running = False
         chunks, steps, batch = self._chunks, self._steps, self.batch
-        if batch.size:
+        if batch.size and self._steps_batch:
             batch.advance(steps)
             while (due := batch.pop_due()) is not None:
                 self._look_at(due, now)
@@ -293,21 +300,18 @@ class Engine:
 
     def _begin_iteration(self, now: float) -> None:
         """One iteration with prompts, beside whatever decodes."""
-        batch, batches = self.batch, self.batches
-        chunks = batches.take(self.limits.max_num_tokens - batch.size)
+        chunks, self._first, self._prefill_share, steps_batch = self._iterations.compose()
         for sequence, _ in chunks:
             if not sequence.prefilled:
                 sequence.prefill_began = now
-        prompts, base, tokens = batches.seconds(chunks), self._prefill_base, 0.0
-        if batch.size:
-            base, tokens = max(base, self._decode_base), batch.step_seconds
-        self._first, self._growth = base + prompts + tokens, batch.growth
-        self._prefill_share = prompts / (prompts + tokens) if tokens else 1.0
+        self._growth = 0.0
         self._start(now, chunks, 1)
+        self._steps_batch = steps_batch
 
     def _start(self, now: float, chunks: list[Chunk], steps: int) -> None:
         self._is_running = True
         self._chunks = chunks
+        self._steps_batch = True
         self._started_at = self._counted_until = now
         self._counted_steps = 0
         self._schedule(steps)

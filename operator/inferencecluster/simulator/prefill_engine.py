@@ -1,12 +1,11 @@
 """The prompt phase of one engine: prompts in their order, as many to an iteration as its tokens allow.
 
-A prompt of L tokens takes b*L + c*L**2, in one piece or in chunks, and every iteration takes `a` on top (`PrefillModel`).
-A prompt that does not fit what is left of an iteration begins in it and goes on in the next (chunked prefill).
+A prompt that does not fit what is left of an iteration begins in it and goes on in the next (chunked prefill, `take`), or
+waits for an iteration that holds it in one piece (`take_whole`).
 """
 
 from __future__ import annotations
 
-from inferencecluster.core.perfmodel import PrefillModel
 from inferencecluster.simulator.sequences import Sequence
 
 Chunk = tuple[Sequence, int]
@@ -15,11 +14,9 @@ Chunk = tuple[Sequence, int]
 class PromptBatches:
     """The prompts that an engine has memory for, first come, first served."""
 
-    __slots__ = ("_b", "_c", "active", "tokens")
+    __slots__ = ("active", "tokens")
 
-    def __init__(self, model: PrefillModel) -> None:
-        self._b = model.per_token_seconds
-        self._c = model.per_token_squared_seconds
+    def __init__(self) -> None:
         self.active: dict[Sequence, None] = {}
         self.tokens = 0
         """Prompt tokens computed so far of those that are not done."""
@@ -35,13 +32,16 @@ class PromptBatches:
             room -= tokens
         return chunks
 
-    def seconds(self, chunks: list[Chunk]) -> float:
-        """Seconds that the chunks add to their iteration, without its base: attention spans all that came before."""
-        total = 0.0
-        for sequence, tokens in chunks:
-            done = sequence.prefilled
-            total += tokens * (self._b + self._c * (2 * done + tokens))
-        return total
+    def take_whole(self, room: int, *, first_always: bool) -> list[Chunk]:
+        """Prompts in one piece, of `room` tokens together at most; the first one goes whatever its length if it always does."""
+        chunks: list[Chunk] = []
+        for sequence in self.active:
+            tokens = sequence.to_prefill
+            if tokens > room and (chunks or not first_always):
+                break
+            chunks.append((sequence, tokens))
+            room -= tokens
+        return chunks
 
     def complete(self, sequence: Sequence, tokens: int) -> bool:
         """A chunk was computed; whether that was the prompt's last one."""

@@ -256,15 +256,16 @@ class Replicas:
     def _entry(self, replica: SimulatedReplica) -> Entry:
         scenario = self._scenario
         hardware = replica.hardware
-        performance = hardware.capped_performance
+        performance = hardware.performance
         limits = EngineLimits(
             kv_capacity_tokens=performance.kv_capacity_tokens,
             max_batch_size=performance.max_batch_size,
             max_num_tokens=hardware.max_num_tokens,
             optimistic=scenario.optimistic_memory,
-            fetch_at_boundary=not scenario.network.layer_wise,
+            fetch_at_boundary=scenario.network.fetches_at_boundary,
+            chunked_prefill=scenario.chunked_prefill,
         )
-        engine = Engine(limits, performance, self._events, self._frontend)
+        engine = Engine(limits, hardware.times, self._events, self._frontend)
         entry = Entry(replica.name, replica.home, scenario.spec.revision, engine)
         entry.egress = Link(hardware.link_bytes_per_second)
         entry.ingress = Link(hardware.link_bytes_per_second)

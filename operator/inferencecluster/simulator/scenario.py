@@ -115,8 +115,13 @@ class Scenario:
     """When a waiting request lets newer ones pass; None: after the TTFT target, as the router does."""
     optimistic_memory: bool = False
     """Engines set aside memory for what is there only, and preempt."""
+    chunked_prefill: bool = True
+    """Engines cut prompts and share iterations between them and the whole batch (TensorRT-LLM as this product configures it).
+    False: prompts come first and whole (Splitwise's machines)."""
     prefill_answers: bool = False
     """The prefill replica sends the first token (Splitwise), not the decode replica."""
+    knows_outputs: bool = False
+    """The router knows how long answers will be, as splitwise-sim's does; otherwise it learns their mean, as the product does."""
     scored_slo: Slo | None = None
     """What requests are judged by; None: the SLO of the spec. The TTFT target is on top of the request's own prefill."""
     timeline_seconds: float = 60.0

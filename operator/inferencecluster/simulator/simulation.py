@@ -75,6 +75,7 @@ class Simulation:
                 else scenario.late_seconds,
                 network=scenario.network,
                 prefill_answers=scenario.prefill_answers,
+                knows_outputs=scenario.knows_outputs,
             ),
             self.events,
             self.counters,
