@@ -8,7 +8,7 @@ MINUTES ?= 6
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env kubernetes demo test unit lint format e2e e2e-long generate bench-router bench-policy bench-policy-quick clean-cluster clean
+.PHONY: help env kubernetes demo test unit lint format e2e e2e-long generate golden-recording bench-router bench-policy bench-policy-quick clean-cluster clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -44,6 +44,9 @@ e2e-long: env ## the long versions: five minutes at rest, three minutes without 
 
 generate: env ## rewrite generated files: CRDs
 	@$(RUN) -m inferencecluster.api.crd crds helm/inferencecluster-operator/files/crds
+
+golden-recording: env ## record the operator's looks anew, for tests of replay
+	@$(RUN) -m tests.controller.recorded_run tests/controller/golden/looks.jsonl
 
 format: env ## format the code
 	@$(VENV)/bin/ruff format .
