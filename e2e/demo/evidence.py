@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +122,8 @@ def read_looks(folder: Path) -> list[Entry]:
     return [
         from_line(line, source=f"{LOOKS_FILE}, line {number}") for number, line in enumerate(lines, start=1)
     ]
+
+
+def moved(sample: Sample, seconds: float) -> Sample:
+    """The same sample on a clock that is `seconds` ahead."""
+    return replace(sample, at=sample.at + seconds)
