@@ -58,6 +58,15 @@ def _what(demo: Demo, outcome: Outcome) -> str:
     )
 
 
+def figure_table(figures: Sequence[Figure]) -> str:
+    """Figures of one measured and one simulated run."""
+    rows = [
+        [figure.name, _value(figure, figure.demo), _value(figure, figure.middle), _error(figure)]
+        for figure in figures
+    ]
+    return table(("", "measured", "simulator", "error"), rows)
+
+
 def _figures(outcome: Outcome) -> str:
     rows = [
         [
@@ -77,7 +86,8 @@ def _figures(outcome: Outcome) -> str:
 def _value(figure: Figure, value: float) -> str:
     if figure.is_share:
         return f"{value:.1%}"
-    return f"{value:.2f}" if value < 20 else f"{value:,.0f}"
+    digits = 2 if value < 20 else 1 if value < 100 else 0
+    return f"{value:,.{digits}f}"
 
 
 def _error(figure: Figure) -> str:

@@ -129,14 +129,14 @@ def simulate_demo(demo: Demo, setting: Setting, *, phase: float, recorded_sizes:
     policy = RecordedSizes(demo, first) if recorded_sizes else None
     report = simulate(scenario, sorted(workload), policy, record=journeys.append)
     return Simulated(
-        answers=[_answer(journey, first) for journey in journeys],
+        answers=[answer_of(journey, first) for journey in journeys],
         ready={name: [item.serving[name] for item in report.timeline] for name in PoolName},
         desired=_desired(report, first),
         gpu_hours=report.total_gpu_hours,
     )
 
 
-def _answer(journey: Journey, first: float) -> Answer:
+def answer_of(journey: Journey, first: float) -> Answer:
     """As the demo's client would have written it."""
     completed = journey.outcome is Outcome.COMPLETED
     return Answer(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import typer
 from benches.agreement import __main__ as program
+from benches.agreement import engines as processes
 from benches.agreement.comparison import AIM, Figure, figures, pool_differences, side_of_demo
 from benches.agreement.recorded import read_demo
 from benches.agreement.simulated import IDLE_SECONDS, setting_of
@@ -256,3 +257,27 @@ def test_both_sides_are_judged_by_the_same_rule(folder: Path) -> None:
     for figure in figures(side, [side, side], slo):
         assert figure.error == 0.0
         assert figure.simulated == (figure.demo, figure.demo)
+
+
+def test_processes_and_simulator_serve_the_same_requests() -> None:
+    """Two engines and a router for a second or two; how long anything takes is not judged here."""
+    cluster = parse_cluster(MANIFEST)
+    sizes = {PoolName.PREFILL: 1, PoolName.DECODE: 1, PoolName.MIXED: 0}
+    fleet = processes.Fleet(cluster, cluster_of(cluster, boot_seconds=None), sizes)
+    requests = tuple(DemoRequest(number / 10, 300, 10 + number) for number in range(5))
+    answers = processes.play(fleet, requests)
+    assert [(answer.received_tokens, answer.error) for answer in answers] == [(10 + n, "") for n in range(5)]
+    found = processes.compare(fleet, answers)
+    assert [figure.name for figure in found][:2] == ["TTFT p50, ms", "TTFT p90, ms"]
+    assert all(figure.demo > 0 and figure.middle > 0 for figure in found)
+
+
+@pytest.mark.parametrize(
+    "sizes", [pytest.param("6,4", id="two sizes"), pytest.param("a,b,c", id="no numbers")]
+)
+def test_sizes_that_are_none_are_refused(sizes: str) -> None:
+    application = typer.Typer()
+    application.command()(processes.main)
+    result = CliRunner().invoke(application, ["--sizes", sizes])
+    assert result.exit_code == 2
+    assert "6,4,1" in result.stderr
