@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -50,11 +51,11 @@ class Figure:
 
     @property
     def error(self) -> float:
-        """(simulated - demo) / demo; of shares, simulated - demo."""
+        """(simulated - demo) / demo; of shares, simulated - demo. Infinite where the demo has nothing to compare with."""
         difference = self.middle - self.demo
-        if self.is_share:
+        if self.is_share or not difference:
             return difference
-        return difference / self.demo if self.demo else 0.0
+        return difference / self.demo if self.demo else math.inf
 
     @property
     def holds(self) -> bool:

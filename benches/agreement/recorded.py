@@ -43,9 +43,11 @@ class Demo:
 
     @property
     def initial(self) -> Mapping[PoolName, int]:
-        """Replicas that served when it began."""
+        """Replicas that served when it began; empty where no look is older."""
         before = [entry for entry in self.looks if entry.observation.now <= self.began_at]
-        replicas = before[-1].observation.replicas if before else ()
+        if not before:
+            return {}
+        replicas = before[-1].observation.replicas
         return {name: sum(item.is_serving and item.home is name for item in replicas) for name in PoolName}
 
     def boots(self) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -156,6 +157,7 @@ def test_what_a_demo_left_is_read_back_in_seconds_of_its_traffic(folder: Path) -
     boot = cluster_of(demo.cluster, boot_seconds=None).spec.boot_seconds
     assert demo.boots() == pytest.approx([boot] * len(demo.boots()))
     assert len(demo.boots()) > 2
+    assert replace(demo, began_at=0.0).initial == {}
 
 
 def test_the_simulator_is_given_the_engines_as_they_were_told(folder: Path, tmp_path: Path) -> None:
@@ -229,6 +231,7 @@ def test_a_run_that_cannot_be_compared_is_refused_with_its_reason(
         pytest.param(100.0, (109.0, 108.0, 250.0), 0.09, True, id="the median counts"),
         pytest.param(100.0, (89.0,), -0.11, False, id="below by more than the aim"),
         pytest.param(0.0, (0.0,), 0.0, True, id="nothing on both sides"),
+        pytest.param(0.0, (5.0,), math.inf, False, id="nothing to compare with"),
     ],
 )
 def test_errors_are_relative_to_the_demo(
