@@ -27,10 +27,6 @@ GPUS_PER_REPLICA = 4
 BUDGET_GPUS = 64
 TTFT_MILLISECONDS = 1000
 ITL_MILLISECONDS = 35
-KV_BYTES_PER_TOKEN = 327_680
-"""Llama-3.1-70B in bf16: 2 * 80 layers * 8 KV heads * 128 * 2 bytes."""
-KV_BANDWIDTH = 25_000_000_000
-"""Bytes per second between nodes: one 200 Gb/s InfiniBand link (A100 nodes, Splitwise Table I)."""
 
 
 @dataclass(frozen=True, slots=True)
