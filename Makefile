@@ -8,7 +8,7 @@ MINUTES ?= 6
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env kubernetes demo test unit lint format e2e e2e-long generate bench-router bench-policy bench-policy-quick bench-splitwise clean-cluster clean
+.PHONY: help env kubernetes demo test unit lint format e2e e2e-long generate golden-recording bench-router bench-policy bench-policy-quick bench-splitwise bench-agreement bench-agreement-engines clean-cluster clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -49,6 +49,9 @@ e2e-long: env ## the long versions: five minutes at rest, three minutes without 
 generate: env ## rewrite generated files: CRDs
 	@$(RUN) -m inferencecluster.api.crd crds helm/inferencecluster-operator/files/crds
 
+golden-recording: env ## record the operator's looks anew, for tests of replay
+	@$(RUN) -m tests.controller.recorded_run tests/controller/golden/looks.jsonl
+
 format: env ## format the code
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix --select I .
@@ -64,6 +67,12 @@ bench-policy-quick: env ## the same with few policies at a fifth of the load (mi
 
 bench-splitwise: env ## Splitwise's published results in our simulator: make bench-splitwise TRACES=folder TABLE=perf_model.csv
 	@$(RUN) -m benches.splitwise --table $(TABLE) --traces $(TRACES) --write-docs $(BENCH_ARGS)
+
+bench-agreement: demo ## the demo, then the same run in the simulator, compared: make bench-agreement TRACE=file.csv MINUTES=10
+	@$(RUN) -m benches.agreement build/demo --write-docs
+
+bench-agreement-engines: env ## router and emulated engines as plain processes beside the simulator (two minutes, no Kubernetes)
+	@$(RUN) -m benches.agreement.engines $(if $(TRACE),--trace $(TRACE)) $(BENCH_ARGS)
 
 clean-cluster: ## stop the embedded Kubernetes: no process, mount, link, route or cgroup stays
 	@$(PYTHON) -m e2e.localkube down

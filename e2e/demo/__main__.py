@@ -14,9 +14,10 @@ from typing import Annotated, Any
 import typer
 
 from e2e import localkube
-from e2e.demo import picture
+from e2e.demo import evidence, picture
 from e2e.demo.load import Answer, LoadPlan, read_answers, start
 from e2e.demo.monitor import Monitor, Sample
+from e2e.demo.replayed import Replayed, nothing_recorded, replay_looks
 from e2e.demo.scenario import (
     BUDGET_GPUS,
     GPUS_PER_REPLICA,
@@ -43,9 +44,11 @@ from e2e.stack.install import (
 )
 from e2e.stack.preflight import check
 from e2e.stack.reach import reach_router, reach_router_admin
+from e2e.stack.recording import RECORDING_VALUES, read_recording
 from e2e.stack.removal import RemovalError, remove_clusters, remove_everything
 from e2e.stack.router_metrics import requests_by_path
 from e2e.stack.target import StackError, Target, target_from_environment
+from inferencecluster.core.errors import SpecError
 from inferencecluster.core.profiles import profile
 
 CLUSTER = "llama-70b"
@@ -68,6 +71,8 @@ class Run:
     samples: Sequence[Sample]
     answers: Sequence[Answer]
     served: dict[str, int]
+    sampling_began_at: float
+    """Unix time of second 0 of the samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +133,7 @@ def set_up(demo: Demo) -> None:
         remove_clusters(target, namespace=NAMESPACE)
     with step("Prometheus and the operator (helm install --wait)"):
         install_prometheus(target)
-        install_operator(target)
+        install_operator(target, RECORDING_VALUES)
         wait_for_prometheus(target)
     with step("InferenceCluster applied -> Ready"):
         target.apply(namespace(NAMESPACE), demo.manifest())
@@ -157,18 +162,19 @@ def replay(demo: Demo, *, urls: tuple[str, str], halve_budget: bool) -> Run:
     """
     url, admin_url = urls
     target, scenario = demo.target, demo.scenario
-    results = RESULTS / "requests.jsonl"
+    results = RESULTS / evidence.REQUESTS_FILE
     monitor = Monitor(
         target, cluster=CLUSTER, namespace=NAMESPACE, url=admin_url, gpu_resource=demo.gpu_resource
     )
     samples: list[Sample] = []
     answers: list[Answer] = []
+    began_at = 0.0
     try:
         ready = monitor.wait_until(lambda sample: sample.budget > 0 and sample.gpus > 0, timeout=30)
         if not ready:
             raise StackError("the InferenceCluster or its Pods cannot be watched: see kubectl get ic,pods")
         clients = start(LoadPlan(url, CLUSTER, scenario.requests, results))
-        started = time.monotonic()
+        started, began_at = time.monotonic(), time.time()
         with Screen(seconds=scenario.seconds, requests=len(scenario.requests)) as screen:
             while (
                 clients.is_alive()
@@ -185,21 +191,45 @@ def replay(demo: Demo, *, urls: tuple[str, str], halve_budget: bool) -> Run:
         answers.extend(read_answers(results, skip=len(answers)))
     finally:
         monitor.close()
-    return Run(samples, answers, requests_by_path(admin_url))
+    return Run(samples, answers, requests_by_path(admin_url), began_at)
 
 
-def judge(run: Run, scenario: Scenario) -> int:
-    """Print the summary, draw the picture; 1 when a request failed or a pool never moved, else 0."""
+def collect(demo: Demo, run: Run, *, halved_budget: bool) -> Replayed:
+    """Write down what was seen, and decide again on what the operator saw."""
+    scenario = demo.scenario
+    facts = evidence.RunFacts(
+        scenario.name,
+        scenario.seconds,
+        scenario.compression,
+        scenario.share,
+        run.sampling_began_at,
+        halved_budget,
+    )
+    evidence.write_run(RESULTS, facts, run.samples)
+    try:
+        evidence.write_looks(RESULTS, read_recording(demo.target), cluster=f"{NAMESPACE}/{CLUSTER}")
+        return replay_looks(evidence.read_looks(RESULTS))
+    except (StackError, SpecError) as error:
+        # The requests were played all the same: their figures are worth printing.
+        return nothing_recorded(str(error))
+
+
+def judge(run: Run, scenario: Scenario, replayed: Replayed) -> int:
+    """Print the summary, draw the picture; 1 when a request failed, a pool never moved, or a recorded decision replays to
+    another one, else 0.
+    """
     slo = Slo(TTFT_MILLISECONDS / 1000, ITL_MILLISECONDS / 1000, profile(PROFILE).performance.prefill.seconds)
     summary = summarise(run.samples, run.answers, slo=slo, planned=len(scenario.requests))
     picture.draw(scenario, run.samples, RESULTS / "pools.svg")
     picture.draw(scenario, run.samples, RESULTS / "pools.png")
     print(
-        f"\n{scenario.describe()}\n{render(summary, served=run.served)}\npicture          {RESULTS / 'pools.svg'}"
+        f"\n{scenario.describe()}\n{render(summary, served=run.served)}\n"
+        f"replayed         {replayed.describe()}\npicture          {RESULTS / 'pools.svg'}"
     )
-    for fault in summary.faults:
+    faults = (*summary.faults, *replayed.faults)
+    for fault in faults:
         print(f"FAULT            {fault}", file=sys.stderr)
-    return 1 if summary.faults else 0
+    return 1 if faults else 0
 
 
 @contextmanager
@@ -215,8 +245,10 @@ def interruptible() -> Iterator[None]:
 def run_demo(demo: Demo, *, halve_budget: bool) -> Run:
     """Set up and replay. Raises `StackError`."""
     began = time.monotonic()
+    evidence.write_plan(RESULTS, demo.scenario, demo.manifest())
     set_up(demo)
     where = {"cluster": CLUSTER, "namespace": NAMESPACE}
+    evidence.write_engines(RESULTS, demo.target, **where)
     with reach_router(demo.target, **where) as url, reach_router_admin(demo.target, **where) as admin_url:
         print(f"set-up took {time.monotonic() - began:.0f} s; traffic starts", flush=True)
         return replay(demo, urls=(url, admin_url), halve_budget=halve_budget)
@@ -245,9 +277,11 @@ def main(  # noqa: PLR0913  (each is an option of the command line)
             with step("Kubernetes and tools"):
                 target = target_from_environment()
             with prepared(target, gpu_resource=gpu_resource, keep=keep):
-                run = run_demo(Demo(target, scenario, gpu_resource), halve_budget=halve_budget)
-        raise SystemExit(judge(run, scenario))
-    except (TraceError, StackError, LocalKubeError) as error:
+                demo = Demo(target, scenario, gpu_resource)
+                run = run_demo(demo, halve_budget=halve_budget)
+                replayed = collect(demo, run, halved_budget=halve_budget)
+        raise SystemExit(judge(run, scenario, replayed))
+    except (TraceError, StackError, LocalKubeError, SpecError) as error:
         print(f"demo: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:

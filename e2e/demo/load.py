@@ -30,6 +30,8 @@ class Answer:
 
     at: float
     late: float
+    sent_at: float
+    """Unix time."""
     prompt_tokens: int
     output_tokens: int
     received_tokens: int
@@ -87,7 +89,7 @@ async def _replay(plan: LoadPlan, out: TextIO) -> None:
 async def _play(
     session: aiohttp.ClientSession, plan: LoadPlan, request: Request, start_time: float, out: TextIO
 ) -> None:
-    sent = time.monotonic()
+    sent, sent_at = time.monotonic(), time.time()
     ttft: float | None = None
     received, error = 0, ""
     body = {
@@ -118,6 +120,7 @@ async def _play(
     answer = Answer(
         at=request.at,
         late=sent - start_time - request.at,
+        sent_at=sent_at,
         prompt_tokens=request.prompt_tokens,
         output_tokens=request.output_tokens,
         received_tokens=received,

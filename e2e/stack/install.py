@@ -123,7 +123,7 @@ def wait_for_prometheus(target: Target) -> None:
         )
 
 
-def install_operator(target: Target) -> None:
+def install_operator(target: Target, values: Mapping[str, Any] | None = None) -> None:
     """`helm upgrade --install --wait` of the chart from this tree. Raises `StackError` that says what its Pods wait for.
 
     On a user's Kubernetes the CRDs go with the release; the embedded one is thrown away as a whole.
@@ -133,6 +133,7 @@ def install_operator(target: Target) -> None:
         "image": {"repository": repository, "tag": tag, "pullPolicy": "IfNotPresent"},
         "prometheus": {"url": PROMETHEUS_URL},
         "crds": {"keep": target.is_embedded},
+        **(values or {}),
     }
     target.apply(namespace(SYSTEM_NAMESPACE))
     with explained(target, SYSTEM_NAMESPACE):

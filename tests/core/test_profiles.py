@@ -29,10 +29,10 @@ def test_kv_bytes_per_token_by_hand() -> None:
 
 def test_kv_capacity_is_what_remains_beside_the_weights() -> None:
     reserve = 3 * 2**30
-    gpu = Gpu("small", frozenset(), reserve + 10_000)
+    gpu = Gpu("small", frozenset(), reserve + 10_000, 1e9)
     # 0.85 * (2 * 10,000 - 3,392) = 14,116.8 bytes of 64 each
     assert kv_capacity_tokens(TINY, gpu, 2) == 220
-    assert kv_capacity_tokens(TINY, Gpu("none", frozenset(), reserve), 1) == 0
+    assert kv_capacity_tokens(TINY, Gpu("none", frozenset(), reserve, 1e9), 1) == 0
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -269,12 +269,14 @@ class World:
 
 
 @asynccontextmanager
-async def operating(world: World, *, crash_after: int | None = None) -> AsyncIterator[FakeClient]:
+async def operating(
+    world: World, *, crash_after: int | None = None, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[FakeClient]:
     """One operator process for as long as the block runs; a watch stands in for kopf's."""
     client = FakeClient(world.server, crash_after=crash_after)
     # Never fresh: each sizing tick asks, and can be counted.
     board = MetricsBoard(world.metrics, window_seconds=60, fresh_seconds=0.0)
-    operator = Operator(read_settings({}), client, world.routers, board, world.clock)
+    operator = Operator(read_settings(environment or {}), client, world.routers, board, world.clock)
     clusters: Informer[Manifest]
 
     def changed(before: Manifest | None, after: Manifest | None) -> None:

@@ -32,6 +32,7 @@ from inferencecluster.cli.simulate_tables import print_tables
 from inferencecluster.cli.trace_file import MAX_COPIES, read_requests
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.spec import ScalingMode
+from inferencecluster.simulator.links import CONTEXT_FIRST
 from inferencecluster.simulator.policies.registry import POLICIES
 from inferencecluster.simulator.report import Report
 from inferencecluster.simulator.scenario import Boot, Scenario
@@ -142,7 +143,14 @@ def simulate_command(
         requests = read_requests(trace, copies=copies, seed=seed)
         boot = Boot.of(cluster.spec.boot_seconds, spread=boot_spread)
         warm_up = min(warm_up_seconds, requests[-1].arrival)
-        scenario = Scenario(cluster.spec, cluster.hardware, seed=seed, boot=boot, warm_up_seconds=warm_up)
+        scenario = Scenario(
+            cluster.spec,
+            cluster.hardware,
+            seed=seed,
+            boot=boot,
+            warm_up_seconds=warm_up,
+            network=CONTEXT_FIRST,
+        )
         workload = _with_warm_up(requests, warm_up)
         built = chosen.build(cluster.spec, workload) if chosen is not None else None
         report = _simulate(scenario, workload, built)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from inferencecluster.api.hardware import gpu_of, kv_bytes_per_token, profile_of
 from inferencecluster.api.inferencecluster import InferenceCluster
 from inferencecluster.api.pools import Pool
-from inferencecluster.api.translate import gpu_product, revision_of, to_core
+from inferencecluster.api.translate import revision_of, to_core
 from inferencecluster.core.fleet import PoolName
-from inferencecluster.core.missing import Missing
-from inferencecluster.core.profiles import PROFILES, Gpu, Profile, find_profile, profile
+from inferencecluster.core.profiles import UNKNOWN_LINK_BYTES_PER_SECOND
 from inferencecluster.core.spec import ClusterSpec, PoolSpec
 from inferencecluster.simulator.hardware import (
     DECODE_PROMPT_TOKENS,
@@ -21,8 +21,8 @@ from inferencecluster.simulator.hardware import (
     Hardware,
 )
 
-_UNKNOWN_GPU: Final = GpuFacts(link_bytes_per_second=50e9, dollars_per_hour=0.0, watts=0.0)
-"""A network of 400 Gbit/s per GPU, as in most servers since 2022; cost and power stay untold."""
+_UNKNOWN_GPU: Final = GpuFacts(dollars_per_hour=0.0, watts=0.0)
+"""Cost and power stay untold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +55,19 @@ def cluster_of(manifest: InferenceCluster, *, boot_seconds: float | None) -> Clu
 
 def _hardware(model_source: str, pool: Pool, spec: PoolSpec) -> tuple[Hardware, list[str]]:
     """One replica, and what is not known of it."""
-    known = _profile_of(model_source, pool)
+    known = profile_of(model_source, pool)
     if known is not None:
         mine = replace(known, performance=spec.performance)
         return Hardware.of_profile(mine, spec.name), []
     notes = []
-    kv_bytes = _kv_bytes_per_token(model_source)
+    kv_bytes = kv_bytes_per_token(model_source, pool)
     if kv_bytes is None:
         notes.append("no built-in profile knows the model: transfers of its KV cache take no time")
-    gpu = _gpu_of(pool)
+    gpu = gpu_of(model_source, pool)
     if gpu is None:
         notes.append("the GPU is not known: 400 Gbit/s per GPU between servers, no dollars, no energy")
     facts = GPU_FACTS[gpu.name] if gpu else _UNKNOWN_GPU
+    link = gpu.link_bytes_per_second if gpu else UNKNOWN_LINK_BYTES_PER_SECOND
     batch = spec.performance.max_batch_size
     tokens = {
         PoolName.PREFILL: max(PREFILL_TOKENS, batch),
@@ -76,35 +77,10 @@ def _hardware(model_source: str, pool: Pool, spec: PoolSpec) -> tuple[Hardware, 
     measured = Hardware(
         name="measured",
         performance=spec.performance,
-        kv_bytes_per_token=kv_bytes or 0.0,
-        link_bytes_per_second=facts.link_bytes_per_second * spec.gpus_per_replica,
+        kv_bytes_per_token=float(kv_bytes or 0),
+        link_bytes_per_second=link * spec.gpus_per_replica,
         max_num_tokens=tokens[spec.name],
         dollars_per_gpu_hour=facts.dollars_per_hour,
         watts_per_gpu=facts.watts,
     )
     return measured, notes
-
-
-def _profile_of(model_source: str, pool: Pool) -> Profile | None:
-    """The built-in profile that the pool's speed comes from; None when it was measured."""
-    if pool.performance is not None:
-        return profile(pool.performance.profile) if pool.performance.profile else None
-    product = gpu_product(pool)
-    if isinstance(product, Missing):
-        return None
-    found = find_profile(model_source, product, pool.tensor_parallelism)
-    return None if isinstance(found, Missing) else found
-
-
-def _kv_bytes_per_token(model_source: str) -> float | None:
-    """Of any profile of the model: it does not depend on the GPU."""
-    source = model_source.rstrip("/").rpartition("/")[2].lower()
-    return next(
-        (float(known.kv_bytes_per_token) for known in PROFILES.values() if source in known.model.sources),
-        None,
-    )
-
-
-def _gpu_of(pool: Pool) -> Gpu | None:
-    product = gpu_product(pool)
-    return next((known.gpu for known in PROFILES.values() if product in known.gpu.products), None)

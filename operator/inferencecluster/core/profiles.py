@@ -26,6 +26,8 @@ KV_MEMORY_FRACTION: Final = 0.85
 TensorRT-LLM's published decode recipes. Its default, 0.9, leaves too little for transfer buffers of disaggregated serving."""
 RUNTIME_RESERVE_BYTES: Final = 3 * 2**30
 """Per GPU: CUDA context, communicators, captured graphs and activations at batch 256. An estimate."""
+UNKNOWN_LINK_BYTES_PER_SECOND: Final = 50e9
+"""Of a GPU that nobody names: 400 Gbit/s, as in most servers since 2022."""
 EMBEDDING_BYTES: Final = 2
 """Embedding and output head stay in 16 bits in the FP8 checkpoints, too."""
 
@@ -77,6 +79,9 @@ class Gpu:
     """Values of the node label `nvidia.com/gpu.product` (GPU feature discovery)."""
     memory_bytes: int
     """What `nvidia-smi` reports as total memory."""
+    link_bytes_per_second: float
+    """To other servers, each way: InfiniBand of its DGX generation (200, 400 or 800 Gbit/s per GPU); the L40S stands in PCIe
+    servers with some 64 Gbit/s per GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +195,11 @@ _QWEN3_32B_FP8: Final = Model(
 )
 
 _MIB: Final = 2**20
-_A100: Final = Gpu("a100", frozenset({"NVIDIA-A100-SXM4-80GB", "NVIDIA-A100-SXM-80GB"}), 81_920 * _MIB)
-_H100: Final = Gpu("h100", frozenset({"NVIDIA-H100-80GB-HBM3"}), 81_559 * _MIB)
-_H200: Final = Gpu("h200", frozenset({"NVIDIA-H200"}), 143_771 * _MIB)
-_B200: Final = Gpu("b200", frozenset({"NVIDIA-B200"}), 183_359 * _MIB)
-_L40S: Final = Gpu("l40s", frozenset({"NVIDIA-L40S"}), 46_068 * _MIB)
+_A100: Final = Gpu("a100", frozenset({"NVIDIA-A100-SXM4-80GB", "NVIDIA-A100-SXM-80GB"}), 81_920 * _MIB, 25e9)
+_H100: Final = Gpu("h100", frozenset({"NVIDIA-H100-80GB-HBM3"}), 81_559 * _MIB, 50e9)
+_H200: Final = Gpu("h200", frozenset({"NVIDIA-H200"}), 143_771 * _MIB, 50e9)
+_B200: Final = Gpu("b200", frozenset({"NVIDIA-B200"}), 183_359 * _MIB, 100e9)
+_L40S: Final = Gpu("l40s", frozenset({"NVIDIA-L40S"}), 46_068 * _MIB, 8e9)
 
 _Fit = tuple[float, float, float, float]
 """a, b, c in milliseconds, and the mean absolute percentage error of the fit in per cent."""

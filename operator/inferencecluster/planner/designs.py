@@ -24,7 +24,6 @@ from inferencecluster.planner.capacity import (
 from inferencecluster.planner.catalogue import PricedGpu
 from inferencecluster.planner.queueing import Wait
 from inferencecluster.planner.traffic import Window
-from inferencecluster.simulator.hardware import GPU_FACTS
 
 EXTRA_DECODES: Final = 3
 """Decode replicas above the fewest that are tried: each may save a prefill replica, because its shorter steps leave TTFT room."""
@@ -277,8 +276,7 @@ class Disaggregated:
         Engines send layer by layer, which hides most of it: a bound from above.
         """
         slower = min(
-            GPU_FACTS[shape.gpu.name].link_bytes_per_second * shape.gpus
-            for shape in (self.prefill, self.decode)
+            shape.profile.gpu.link_bytes_per_second * shape.gpus for shape in (self.prefill, self.decode)
         )
         return self.prefill.profile.kv_bytes_per_token / slower
 

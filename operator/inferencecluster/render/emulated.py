@@ -7,7 +7,9 @@ from dataclasses import asdict
 from typing import Final
 
 from inferencecluster.api.engine import Emulation
+from inferencecluster.api.hardware import gpu_of, kv_bytes_per_token
 from inferencecluster.api.names import ENGINE_PORT
+from inferencecluster.core.profiles import UNKNOWN_LINK_BYTES_PER_SECOND
 from inferencecluster.render.context import PoolContext
 from inferencecluster.render.engineparts import CONFIG_DIRECTORY, EngineParts, ProbeTiming
 from inferencecluster.render.manifest import Manifest
@@ -59,13 +61,19 @@ def emulated_engine(context: PoolContext) -> EngineParts:
 
 
 def _configuration(context: PoolContext, served_name: str) -> Manifest:
-    """Keys of the emulated engine's file; absent ones have its own defaults."""
-    engine = context.cluster.spec.engine
+    """Keys of the emulated engine's file; absent ones have its own defaults.
+
+    What decides times is what `kubectl-ic simulate` takes (`cli.simulate_inputs`), so that both serve a trace alike.
+    """
+    engine, pool = context.cluster.spec.engine, context.pool_spec
     emulation = engine.emulated or Emulation()
     performance = context.performance
     shape = engine_shape(context)
     settings = engine_config(shape, engine.config)
     jitter = emulation.jitter_percent / 100
+    source = context.cluster.spec.model.source
+    gpu = gpu_of(source, pool)
+    link = gpu.link_bytes_per_second if gpu else UNKNOWN_LINK_BYTES_PER_SECOND
     return {
         "served_model_name": served_name,
         "role": context.pool.value,
@@ -75,12 +83,15 @@ def _configuration(context: PoolContext, served_name: str) -> Manifest:
         "kv_capacity_tokens": performance.kv_capacity_tokens,
         "max_batch_size": performance.max_batch_size,
         "max_num_tokens": settings["max_num_tokens"],
+        "enable_chunked_prefill": settings["enable_chunked_prefill"],
         "return_perf_metrics": settings["return_perf_metrics"],
         "stream_interval": emulation.stream_interval,
         "boot_seconds": float(emulation.boot_seconds),
         "boot_jitter": jitter,
         "step_jitter": jitter,
+        "kv_bytes_per_token": kv_bytes_per_token(source, pool) or 0,
+        "kv_bandwidth_bytes_per_second": link * pool.gpus_per_replica,
         "kv_transfer_timeout_seconds": float(engine.kv_transfer.timeout_seconds),
-        "gpus": context.pool_spec.gpus_per_replica,
+        "gpus": pool.gpus_per_replica,
         "allow_faults": context.platform.emulated_faults,
     }

@@ -21,24 +21,21 @@ measured table, `h100-80gb-pcap` against `h100-80gb`): 0.7 ** -0.7356 = 1.3."""
 
 @dataclass(frozen=True, slots=True)
 class GpuFacts:
-    """What one GPU moves, costs and draws."""
+    """What one GPU costs and draws."""
 
-    link_bytes_per_second: float
-    """To other servers."""
     dollars_per_hour: float
     watts: float
     """Thermal design power."""
 
 
 GPU_FACTS: Final = {
-    "a100": GpuFacts(25e9, 1.30, 400.0),
-    "h100": GpuFacts(50e9, 3.00, 700.0),
-    "h200": GpuFacts(50e9, 4.00, 700.0),
-    "b200": GpuFacts(100e9, 6.00, 1000.0),
-    "l40s": GpuFacts(8e9, 1.30, 350.0),
+    "a100": GpuFacts(1.30, 400.0),
+    "h100": GpuFacts(3.00, 700.0),
+    "h200": GpuFacts(4.00, 700.0),
+    "b200": GpuFacts(6.00, 1000.0),
+    "l40s": GpuFacts(1.30, 350.0),
 }
-"""By the names of `core.profiles`. Links: InfiniBand of the DGX generation (200, 400 and 800 Gbit/s per GPU; the L40S has
-PCIe servers with some 64 Gbit/s per GPU). Prices: middle of specialised clouds' list prices of May 2026. Watts: data sheets."""
+"""By the names of `core.profiles`. Prices: middle of specialised clouds' list prices of May 2026. Watts: data sheets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +71,7 @@ class Hardware:
             name=profile.name,
             performance=profile.performance,
             kv_bytes_per_token=float(profile.kv_bytes_per_token),
-            link_bytes_per_second=facts.link_bytes_per_second * profile.tensor_parallel,
+            link_bytes_per_second=profile.gpu.link_bytes_per_second * profile.tensor_parallel,
             max_num_tokens=budgets[pool],
             dollars_per_gpu_hour=facts.dollars_per_hour,
             watts_per_gpu=facts.watts,

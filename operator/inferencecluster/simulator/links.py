@@ -29,6 +29,11 @@ class Network:
         return not (self.layer_wise or self.dedicated)
 
 
+CONTEXT_FIRST: Final = Network(layer_wise=False, constant_seconds=0.0)
+"""As the engines do it that the operator configures (TensorRT-LLM, and the emulated ones): the answer of the prompt phase goes
+to the router, and the decode engine fetches the cache when an iteration begins that has room for it."""
+
+
 class Link:
     """One direction of a replica's network. It carries one cache after the other, in the order of booking."""
 

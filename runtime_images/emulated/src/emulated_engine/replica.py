@@ -25,6 +25,16 @@ SMALLEST_STRETCH = 0.01
 """A step always takes time, however large the jitter."""
 
 
+def limits_of(configuration: Configuration) -> Limits:
+    """What bounds the batches of an engine so configured."""
+    return Limits(
+        kv_capacity_tokens=configuration.kv_capacity_tokens,
+        max_batch_size=min(configuration.max_batch_size, configuration.max_num_tokens),
+        max_num_tokens=configuration.max_num_tokens,
+        splits_prompts=configuration.splits_prompts,
+    )
+
+
 class Replica:
     """Everything behind the HTTP surface of one engine."""
 
@@ -61,13 +71,7 @@ class Replica:
 
     def _scheduler(self) -> Scheduler:
         settings = self.configuration
-        limits = Limits(
-            kv_capacity_tokens=settings.kv_capacity_tokens,
-            max_batch_size=min(settings.max_batch_size, settings.max_num_tokens),
-            max_num_tokens=settings.max_num_tokens,
-            splits_prompts=settings.splits_prompts,
-        )
-        return Scheduler(limits, settings.prefill, settings.decode, stretch=self._stretch)
+        return Scheduler(limits_of(settings), settings.prefill, settings.decode, stretch=self._stretch)
 
     def _stretch(self) -> float:
         jitter = self.configuration.step_jitter
