@@ -82,6 +82,9 @@ class PoolSpec:
     performance: PerformanceModel
     template: str = ""
     """Hash of what the user chose for the pool's Pods beside the revision: shape, placement, resources."""
+    interchangeable: bool = False
+    """Its engines take every phase and are as fast as those of the other interchangeable pools: replicas may move between
+    those of one template (`conversion`)."""
 
 
 @dataclass(frozen=True, slots=True)

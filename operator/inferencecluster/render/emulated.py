@@ -68,7 +68,7 @@ def _configuration(context: PoolContext, served_name: str) -> Manifest:
     jitter = emulation.jitter_percent / 100
     return {
         "served_model_name": served_name,
-        "role": context.pool.value,
+        "role": context.tuned_for.value,
         "version": str(shape.version),
         "prefill": asdict(performance.prefill),
         "decode": asdict(performance.decode),
