@@ -5,6 +5,7 @@ lacks. It moves with one write, keeps what it holds, and gets work of its new po
 Serving replicas move first, because they help at once; among equals the cheapest ones.
 
 Example: prefill 3 + decode 1, targets 2 + 2. One prefill replica becomes a decode replica, and nothing drains or boots.
+Mixed 1, targets 1 + 1: a decode replica boots, and the mixed one, which serves meanwhile, then becomes a prefill replica.
 """
 
 from __future__ import annotations
@@ -59,27 +60,41 @@ class Lack:
         return max(able, key=lambda name: self.missing[name] / self.targets[name], default=None)
 
 
+@dataclass(frozen=True, slots=True)
+class Conversions:
+    """Replicas of a surplus for which nobody drains and nobody boots."""
+
+    moves: tuple[Move, ...]
+    """Now."""
+    later: tuple[Replica, ...]
+    """As soon as another replica serves the phase that only these serve."""
+
+
 def conversions(
     spec: ClusterSpec, replicas: Iterable[Replica], surplus: Sequence[Replica], lack: Lack
-) -> tuple[Move, ...]:
+) -> Conversions:
     """Which of `surplus` (cheapest first) move, and where to; `lack` is lowered by them.
 
-    `replicas` are all that stay or are surplus: no phase loses the last replica that serves it.
+    `replicas` are all that stay or are surplus. No phase that is wanted loses the last replica that serves it.
     """
     homes = {replica.uid: replica.home for replica in replicas if replica.is_serving}
+    wanted = _phases({name for name, target in lack.targets.items() if target > 0})
     moves: list[Move] = []
+    later: list[Replica] = []
     for replica in sorted(surplus, key=lambda item: not item.is_serving):
         pool = lack.new_home(replica, spec)
         if pool is None:
             continue
+        lack.missing[pool] -= 1
         moved = {**homes, replica.uid: pool} if replica.is_serving else homes
-        if _phases_served(homes.values()) <= _phases_served(moved.values()):
+        if wanted & _phases({*homes.values()}) <= _phases({*moved.values()}):
             homes = moved
-            lack.missing[pool] -= 1
             moves.append((replica, pool))
-    return tuple(moves)
+        else:
+            later.append(replica)
+    return Conversions(tuple(moves), tuple(later))
 
 
-def _phases_served(homes: Iterable[PoolName]) -> set[frozenset[PoolName]]:
-    served = set(homes)
-    return {able for able in _SERVED_BY if able & served}
+def _phases(homes: set[PoolName]) -> set[frozenset[PoolName]]:
+    """Those that replicas of these homes serve."""
+    return {able for able in _SERVED_BY if able & homes}

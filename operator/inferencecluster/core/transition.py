@@ -95,9 +95,10 @@ def plan_transition(request: TransitionRequest) -> Outcome:
     drains = _drains(request, lack)
     staying = tuple(replica for replica in request.replicas if replica.uid not in lost)
     surplus = _surplus(request, lost)
-    moves = conversions(request.spec, staying, surplus, lack)
-    moved = tuple(Convert(replica.name, replica.uid, pool, WANTED_ELSEWHERE) for replica, pool in moves)
-    surplus = [replica for replica in surplus if all(replica is not mover for mover, _ in moves)]
+    found = conversions(request.spec, staying, surplus, lack)
+    moved = tuple(Convert(replica.name, replica.uid, pool, WANTED_ELSEWHERE) for replica, pool in found.moves)
+    movers = {replica.uid for replica in (*found.later, *(replica for replica, _ in found.moves))}
+    surplus = [replica for replica in surplus if replica.uid not in movers]
     retired = _retired(request, staying, lack)
     kept = _kept_serving(request, staying, (*retired, *surplus), lack)
     removed = (
