@@ -66,9 +66,10 @@ def elastic(*, boot_seconds: float, initial: Sizes, peak: Sizes, seed: int) -> S
 
 
 def reserved(*, boot_seconds: float, initial: Sizes, seed: int) -> Scenario:
-    """24 replicas that are paid for, in pools of any size; `spec.scaling.conversion` is Enabled."""
+    """24 replicas that are paid for, in pools of any size: `budget.minGpus` is `budget.gpus`, and `scaling.conversion` Enabled."""
     maxima = (FIXED_REPLICAS - 1, FIXED_REPLICAS - 1, FIXED_REPLICAS)
     spec = _spec(boot_seconds, minima=(1, 1, 0), maxima=maxima, budget=FIXED_GPUS)
+    spec = replace(spec, kept_gpus=FIXED_GPUS)
     return with_conversion(_scenario(spec, initial=initial, seed=seed), enabled=True)
 
 

@@ -108,6 +108,8 @@ class ClusterSpec:
     drain_deadline_seconds: float
     """A fenced replica is deleted after this long even with work in flight (the override shows in status)."""
     overflow_tokens: int
+    kept_gpus: int = 0
+    """Demand removes no replica while all of them together hold no more GPUs than these, because they are paid for."""
 
     def pool(self, name: PoolName) -> PoolSpec:
         """The pool called `name`."""
