@@ -52,10 +52,24 @@ class SloTargets(ApiModel):
 
 
 class Budget(ApiModel):
-    """What the cluster may take at most."""
+    """What the cluster may take at most, and what it keeps."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                rule="!has(self.minGpus) || self.minGpus <= self.gpus",
+                message="minGpus must not exceed gpus: lower minGpus or raise gpus",
+                detail="minGpus %d exceeds gpus %d: lower minGpus or raise gpus",
+                values=("self.minGpus", "self.gpus"),
+                path=".minGpus",
+            )
+        )
+    )
 
     gpus: Annotated[int, Field(ge=1, le=MAX_BUDGET_GPUS)]
     """Hard cap on the GPUs of all existing replicas at every instant: starting, draining and Pending ones count."""
+    min_gpus: Annotated[int, Field(ge=0, le=MAX_BUDGET_GPUS)] | None = None
+    """GPUs that are paid for anyway: demand removes no replica while all together hold no more. Absent means 0."""
 
 
 class ScalingPolicy(ApiModel):

@@ -121,6 +121,7 @@ def to_core(cluster: InferenceCluster, *, revision: str) -> core.ClusterSpec:
         startup_deadline_seconds=float(scaling.startup_timeout_seconds),
         drain_deadline_seconds=float(scaling.drain_timeout_seconds),
         overflow_tokens=spec.router.overflow_tokens,
+        kept_gpus=spec.budget.min_gpus or 0,
     )
 
 
