@@ -63,6 +63,22 @@ async def test_the_fleet_follows_the_pods_of_the_cluster() -> None:
         await eventually(lambda: names_of(process) == ["c-engine-1"])
 
 
+async def test_a_converted_replica_is_known_in_its_new_home() -> None:
+    server = FakeApiServer()
+    server.put(CLUSTER)
+    server.put(manifest("c-engine-0"))
+    async with over(server) as process:
+        view = process.services.ledger.fleet.get
+        await eventually(lambda: view("c-engine-0") is not None)
+        [entry] = process.services.ledger
+        for home in ("decode", "mixed", "prefill"):
+            moved = manifest("c-engine-0")
+            moved["metadata"]["labels"] |= {"gpupools.dev/pool": home, "gpupools.dev/role": home}
+            server.put(moved)
+            await eventually(lambda home=home: view("c-engine-0").home.value == home)  # type: ignore[misc]  # a lambda
+        assert [*process.services.ledger] == [entry], "it is the same replica, with its books"
+
+
 async def test_settings_follow_the_cluster_and_survive_what_cannot_be_read() -> None:
     server = FakeApiServer()
     server.put(CLUSTER)
