@@ -300,29 +300,6 @@ def test_a_readiness_that_nobody_saw_to_be_the_first_is_no_boot() -> None:
     assert seen.boot_seconds == 120.0
 
 
-@pytest.mark.parametrize(
-    ("kept", "interchangeable", "seconds"),
-    [
-        pytest.param(10, (True, True, True), 0.0, id="every replica exists and may serve in every pool"),
-        pytest.param(10, (True, True, False), 120.0, id="one pool has its own engines"),
-        pytest.param(9, (True, True, True), 120.0, id="some may have to boot"),
-    ],
-)
-def test_pools_that_grow_by_a_label_plan_for_no_boot(
-    kept: int, interchangeable: tuple[bool, bool, bool], seconds: float
-) -> None:
-    spec = cluster(budget=10)
-    prefill, decode, mixed = (
-        replace(item, interchangeable=flag) for item, flag in zip(spec.pools, interchangeable, strict=True)
-    )
-    spec = replace(spec, pools=(prefill, decode, mixed), kept_gpus=kept)
-    look = observation(1015.0, routers=flow(100.0), spec=spec)
-    _, seen = observe_demand(DemandMemory.empty(), look)
-    assert isinstance(seen, Demand)
-    assert seen.boot_seconds == seconds
-    assert seen.hold_seconds >= 2 * spec.interval_seconds
-
-
 def test_only_the_latest_boots_count() -> None:
     replicas = tuple(
         replace(replica, created_at=float(index), ready_at=float(2 * index))

@@ -253,9 +253,7 @@ def _boots(known: tuple[Boot, ...], observation: Observation) -> tuple[Boot, ...
 
 
 def _boot_seconds(boots: tuple[Boot, ...], spec: ClusterSpec) -> float:
-    """The `BOOT_QUANTILE` of measured boots, or what the user expects; 0 where pools grow by a label."""
-    if spec.grows_by_conversion:
-        return 0.0
+    """The `BOOT_QUANTILE` of measured boots, or what the user expects."""
     if not boots:
         return spec.boot_seconds
     seconds = sorted(boot.seconds for boot in boots)

@@ -111,12 +111,6 @@ class ClusterSpec:
     kept_gpus: int = 0
     """Demand removes no replica while all of them together hold no more GPUs than these, because they are paid for."""
 
-    @property
-    def grows_by_conversion(self) -> bool:
-        """All replicas that there may be are kept, and each may serve in every pool: no pool waits for a boot."""
-        is_whole = self.kept_gpus >= self.budget_gpus
-        return is_whole and all(pool.interchangeable for pool in self.pools if pool.max_replicas > 0)
-
     def pool(self, name: PoolName) -> PoolSpec:
         """The pool called `name`."""
         return self.pools[_ORDER[name]]
