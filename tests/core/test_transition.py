@@ -548,6 +548,12 @@ def test_its_own_pool_takes_a_draining_replica_back_first() -> None:
     assert steps_of(outcome) == ["unfence 0", "create 1 decode"]
 
 
+def test_each_pool_takes_its_own_back_before_others_take_them() -> None:
+    fleet = [draining(0, since=995), draining(1, since=990), draining(2, since=985, home=DECODE)]
+    outcome = plan([*fleet, make_replica(9, MIXED)], sizes(1, 1, 2), spec=make_spec(interchangeable=True))
+    assert steps_of(outcome) == ["unfence 0", "convert 1 mixed", "unfence 2"]
+
+
 def test_nobody_moves_to_a_pool_of_another_shape_or_speed() -> None:
     """The flag is of pools, and two of them may agree while the third does not."""
     prefill, decode, mixed = ALIKE.pools

@@ -32,10 +32,10 @@ def test_no_replica_is_created_or_drained_where_one_could_move(
     spec = make_spec(budget=100, interchangeable=True)
     apart = actions_of(plan(fleet, targets, spec=make_spec(budget=100)))
     moving = actions_of(plan(fleet, targets, spec=spec))
+    created = sum(isinstance(action, Create) for action in apart)
     moved = [action for action in moving if isinstance(action, Convert)]
-    assert sum(isinstance(action, Create) for action in apart) - len(moved) == sum(
-        isinstance(action, Create) for action in moving
-    )
+    # One that still waits for its move is not created either.
+    assert sum(isinstance(action, Create) for action in moving) <= created - len(moved)
     uids = [action.uid for action in moving if not isinstance(action, Create)]
     assert len(uids) == len(set(uids))
 

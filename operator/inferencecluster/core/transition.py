@@ -164,37 +164,42 @@ def _drains(request: TransitionRequest, lack: Lack) -> tuple[Delete | Unfence | 
 
     Newest fence first: it has lost the least.
     """
-    actions: list[Delete | Unfence | Convert] = []
     fenced = [
         (fenced_at, replica)
         for replica in request.replicas
         if (fenced_at := replica.fenced_at) is not None
         and replica.lifecycle not in (Lifecycle.TERMINATING, Lifecycle.FAILED)
     ]
-    for fenced_at, replica in sorted(fenced, key=lambda item: (-item[0], ordinal_of(item[1]))):
-        overdue = _is_overdue(replica, fenced_at, request)
-        back = None if overdue else _taken_back(replica, request, lack)
-        if back is not None:
-            actions.append(back)
+    fenced.sort(key=lambda item: (-item[0], ordinal_of(item[1])))
+    overdue = {replica.uid for fenced_at, replica in fenced if _is_overdue(replica, fenced_at, request)}
+    back = _taken_back([replica for _, replica in fenced if replica.uid not in overdue], request, lack)
+    actions: list[Delete | Unfence | Convert] = []
+    for _, replica in fenced:
+        if replica.uid in back:
+            actions.append(back[replica.uid])
         elif _is_drained(replica):
             actions.append(Delete(replica.name, replica.uid, replica.fence_reason or SCALE_DOWN))
-        elif overdue:
+        elif replica.uid in overdue:
             actions.append(Delete(replica.name, replica.uid, DRAIN_DEADLINE, forced=True))
     return tuple(actions)
 
 
-def _taken_back(replica: Replica, request: TransitionRequest, lack: Lack) -> Unfence | Convert | None:
-    """By its own pool, else by one that it may move to."""
-    if not _may_return(replica, request):
-        return None
-    own = lack.missing[replica.home] > 0
-    home = replica.home if own else lack.new_home(replica, request.spec)
-    if home is None:
-        return None
-    lack.missing[home] -= 1
-    if own:
-        return Unfence(replica.name, replica.uid, WANTED_AGAIN)
-    return Convert(replica.name, replica.uid, home, WANTED_ELSEWHERE)
+def _taken_back(
+    fenced: list[Replica], request: TransitionRequest, lack: Lack
+) -> Mapping[str, Unfence | Convert]:
+    """By uid, those that their own pool wants again, then those that another pool can take."""
+    back: dict[str, Unfence | Convert] = {}
+    able = [replica for replica in fenced if _may_return(replica, request)]
+    for replica in able:
+        if lack.missing[replica.home] > 0:
+            lack.missing[replica.home] -= 1
+            back[replica.uid] = Unfence(replica.name, replica.uid, WANTED_AGAIN)
+    for replica in able:
+        pool = None if replica.uid in back else lack.new_home(replica, request.spec)
+        if pool is not None:
+            lack.missing[pool] -= 1
+            back[replica.uid] = Convert(replica.name, replica.uid, pool, WANTED_ELSEWHERE)
+    return back
 
 
 def _is_overdue(replica: Replica, fenced_at: float, request: TransitionRequest) -> bool:
