@@ -86,6 +86,7 @@ def test_the_server_fills_in_only_the_deliberate_defaults(kubectl: Kubectl) -> N
             "expectedBootSeconds": 120,
             "startupTimeoutSeconds": 1800,
             "drainTimeoutSeconds": 1800,
+            "conversion": "Disabled",
         },
         "router": {
             "replicas": 1,

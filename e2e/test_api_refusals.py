@@ -222,6 +222,12 @@ CROSS_FIELD_REFUSALS = [
         id="a boot longer than its deadline",
     ),
     pytest.param(
+        cluster(budget={"gpus": 16, "minGpus": 17}),
+        "spec.budget.minGpus",
+        "minGpus 17 exceeds gpus 16: lower minGpus or raise gpus",
+        id="more GPUs kept than there may be",
+    ),
+    pytest.param(
         named("a" * 40),
         "InferenceCluster",
         "metadata.name must be a DNS label of at most 39 characters",
@@ -286,6 +292,7 @@ FIELD_REFUSALS = [
     pytest.param("model.source", "--help", "should match", id="a model that is an option"),
     pytest.param("model.source", "a b", "should match", id="a model with a blank"),
     pytest.param("scaling.mode", "automatic", "supported values", id="a mode in lower case"),
+    pytest.param("scaling.conversion", "enabled", "supported values", id="conversion in lower case"),
     pytest.param("scaling.intervalSeconds", 0, "greater than or equal to 1", id="no interval"),
     pytest.param(
         "scaling.behavior",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from hypothesis import strategies as st
 
-from inferencecluster.core.actions import Action, Create, Delete, Fence, Unfence
+from inferencecluster.core.actions import Action, Convert, Create, Delete, Fence, Unfence
 from inferencecluster.core.fleet import Lifecycle, PoolName, Replica, ReplicaLoad, Role, gpus_held
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import (
@@ -63,11 +63,17 @@ def make_spec(
     generation: int = 1,
     mode: ScalingMode = ScalingMode.AUTOMATIC,
     behavior: Behavior = NO_DELAY,
+    interchangeable: bool = False,
 ) -> ClusterSpec:
     lows = (minimum,) * 3 if isinstance(minimum, int) else minimum
     highs = (maximum,) * 3 if isinstance(maximum, int) else maximum
     prefill, decode, mixed = (
-        make_pool(name, minimum=low, maximum=high, gpus=gpus if isinstance(gpus, int) else gpus.get(name, 1))
+        replace(
+            make_pool(
+                name, minimum=low, maximum=high, gpus=gpus if isinstance(gpus, int) else gpus.get(name, 1)
+            ),
+            interchangeable=interchangeable,
+        )
         for name, low, high in zip(PoolName, lows, highs, strict=True)
     )
     return ClusterSpec(
@@ -205,6 +211,8 @@ class World:
                 case Unfence(name, uid):
                     if self._is(name, uid):
                         self.change(name, fenced_at=None, fence_reason="")
+                case Convert():
+                    self._convert(action)
                 case Delete():
                     self._delete(action)
 
@@ -255,6 +263,18 @@ class World:
         held = gpus_held(tuple(self.replicas.values()))
         if held > self.spec.budget_gpus:
             raise SafetyError(self.explain(f"{held} GPUs exceed the budget"))
+
+    def _convert(self, action: Convert) -> None:
+        if not self._is(action.replica, action.uid):
+            return
+        replica, pool = self.replicas[action.replica], self.spec.pool(action.pool)
+        if not pool.interchangeable or replica.gpus != pool.gpus_per_replica:
+            raise SafetyError(self.explain(f"{replica.name} is no replica for {action.pool}"))
+        if replica.template != pool.template or replica.revision != self.spec.revision:
+            raise SafetyError(self.explain(f"the engine of {replica.name} is none for {action.pool}"))
+        self.change(
+            action.replica, home=action.pool, role=Role(action.pool.value), fenced_at=None, fence_reason=""
+        )
 
     def _delete(self, action: Delete) -> None:
         if not self._is(action.replica, action.uid):
@@ -342,4 +362,6 @@ def specs(draw: st.DrawFn, *, generation: int = 1) -> ClusterSpec:
         revision=draw(st.sampled_from(["r1", "r2"])),
         generation=generation,
         mode=draw(st.sampled_from([ScalingMode.AUTOMATIC, ScalingMode.FIXED, ScalingMode.RECOMMEND])),
+        # Shapes that differ, too: then no replica may move, whatever the flag says.
+        interchangeable=draw(st.booleans()),
     )

@@ -17,7 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benches.policy.contenders import HINDSIGHT, PRODUCT, TUNED, TUNED_TARGETS, ablations, contender, everyone
-from benches.policy.fixed import ALL_MIXED, SPLIT, SPLIT_WITHOUT_BORROWING, WRONG_START
+from benches.policy.fixed import (
+    ALL_MIXED,
+    FROM_WRONG_SPLIT,
+    SPLIT,
+    SPLIT_WITHOUT_BORROWING,
+    WITHOUT_CONVERSION,
+    WRONG_START,
+)
 from benches.policy.jobs import ElasticJob, FactsJob, FixedJob, Job
 from benches.policy.loads import Load
 from benches.policy.report import Results, collect, write_docs, write_json
@@ -40,10 +47,12 @@ FIXED_ROWS: Final = (
     "hpa-gpu-utilization",
     "hpa-queue",
     *(f"{TUNED}@{target:g}" for target in TUNED_TARGETS),
+    WITHOUT_CONVERSION,
+    f"{WITHOUT_CONVERSION}{FROM_WRONG_SPLIT}",
     PRODUCT,
     WRONG_START,
 )
-_FIXED_ONLY: Final = (SPLIT_WITHOUT_BORROWING, SPLIT, ALL_MIXED, WRONG_START)
+_FIXED_ONLY: Final = (SPLIT_WITHOUT_BORROWING, SPLIT, ALL_MIXED)
 QUICK_POLICIES: Final = (PRODUCT, "static", "hpa-queue", f"{TUNED}@0.7", HINDSIGHT)
 
 
@@ -145,7 +154,7 @@ def _elastic_jobs(options: argparse.Namespace, traces: Traces) -> list[ElasticJo
         names = {"elastic": everyone(), "ablation": (PRODUCT, *ablations())}.get(
             options.question, (*everyone(), *ablations())
         )
-    names = [name for name in names if name not in _FIXED_ONLY]
+    names = [name for name in names if name not in _FIXED_ONLY and not name.endswith(FROM_WRONG_SPLIT)]
     for name in names:
         contender(name)
     loads = _loads(options, traces)
@@ -165,7 +174,7 @@ def _fixed_jobs(options: argparse.Namespace, traces: Traces) -> list[FixedJob]:
     names = options.policies or FIXED_ROWS
     for name in names:
         if name not in _FIXED_ONLY:
-            contender(name)
+            contender(name.removesuffix(FROM_WRONG_SPLIT))
     return [
         FixedJob(load, options.folder, name, options.boots[0])
         for load in _loads(options, traces)

@@ -66,10 +66,22 @@ def elastic(*, boot_seconds: float, initial: Sizes, peak: Sizes, seed: int) -> S
 
 
 def reserved(*, boot_seconds: float, initial: Sizes, seed: int) -> Scenario:
-    """24 replicas that are paid for, in pools of any size."""
+    """24 replicas that are paid for, in pools of any size: `budget.minGpus` is `budget.gpus`, and `scaling.conversion` Enabled."""
     maxima = (FIXED_REPLICAS - 1, FIXED_REPLICAS - 1, FIXED_REPLICAS)
     spec = _spec(boot_seconds, minima=(1, 1, 0), maxima=maxima, budget=FIXED_GPUS)
-    return _scenario(spec, initial=initial, seed=seed)
+    spec = replace(spec, kept_gpus=FIXED_GPUS)
+    return with_conversion(_scenario(spec, initial=initial, seed=seed), enabled=True)
+
+
+def with_conversion(scenario: Scenario, *, enabled: bool) -> Scenario:
+    """With `spec.scaling.conversion` as told. Enabled: every engine is configured as a mixed one."""
+    prefill, decode, mixed = (replace(pool, interchangeable=enabled) for pool in scenario.spec.pools)
+    engines = {name: PoolName.MIXED if enabled else name for name in PoolName}
+    return replace(
+        scenario,
+        spec=replace(scenario.spec, pools=(prefill, decode, mixed)),
+        hardware={name: Hardware.of_profile(default_profile(), engines[name]) for name in PoolName},
+    )
 
 
 def fixed(sizes: Sizes, *, seed: int) -> Scenario:

@@ -29,7 +29,10 @@ from inferencecluster.simulator.workload import Request
 SPLIT: Final = "fixed-split"
 SPLIT_WITHOUT_BORROWING: Final = "fixed-split-without-borrowing"
 ALL_MIXED: Final = "all-mixed"
-WRONG_START: Final = f"{PRODUCT}-from-wrong-split"
+FROM_WRONG_SPLIT: Final = "-from-wrong-split"
+"""Follows the name of a contender."""
+WRONG_START: Final = f"{PRODUCT}{FROM_WRONG_SPLIT}"
+WITHOUT_CONVERSION: Final = f"{PRODUCT}-without-conversion"
 RESOLUTION: Final = 1.015
 """The highest load is told to one and a half per cent."""
 STRIDE: Final = 1.25
@@ -211,9 +214,9 @@ class Runner:
     def _setup(self, name: str) -> Setup:
         if name == ALL_MIXED:
             return self._fixed((0, 0, FIXED_REPLICAS), name)
-        chosen = contender(PRODUCT if name == WRONG_START else name)
+        chosen = contender(name.removesuffix(FROM_WRONG_SPLIT))
         prefill = self._share
-        if name == WRONG_START:
+        if name.endswith(FROM_WRONG_SPLIT):
             prefill = WRONG_SPLIT if 2 * prefill >= FIXED_REPLICAS else FIXED_REPLICAS - WRONG_SPLIT
         scenario = reserved(
             boot_seconds=self.boot_seconds, initial=(prefill, FIXED_REPLICAS - prefill, 0), seed=self.seed

@@ -9,7 +9,14 @@ from typing import Any, Final, Protocol
 from benches.policy.contenders import contender
 from benches.policy.elastic import run_elastic
 from benches.policy.facts import Facts, gather
-from benches.policy.fixed import ALL_MIXED, SPLIT, SPLIT_WITHOUT_BORROWING, WRONG_START, Arena, Runner
+from benches.policy.fixed import (
+    ALL_MIXED,
+    FROM_WRONG_SPLIT,
+    SPLIT,
+    SPLIT_WITHOUT_BORROWING,
+    Arena,
+    Runner,
+)
 from benches.policy.loads import Load
 from benches.policy.store import Cell, fingerprint
 
@@ -111,10 +118,10 @@ def read_facts(job: Job) -> Facts:
 
 def _cell(job: Job, question: str, name: str, row: str) -> Cell:
     """Where the result of one row lies, and what code it depends on."""
-    if row in (*_WITHOUT_BOOTS, WRONG_START):
-        is_product, has_variant = row == WRONG_START, False
+    if row in _WITHOUT_BOOTS:
+        is_product, has_variant = False, False
     else:
-        chosen = contender(row)
+        chosen = contender(row.removesuffix(FROM_WRONG_SPLIT))
         is_product, has_variant = chosen.is_product, chosen.variant is not None
     modules = (question, *(("variants",) if has_variant else ()))
     code = fingerprint(sizing=is_product, policies=not is_product, modules=modules)

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final
 from unittest.mock import patch
 
+from benches.policy.cluster import with_conversion
 from inferencecluster.core.arrivals import NOTHING
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
@@ -92,6 +93,10 @@ def _without_window(scenario: Scenario) -> Scenario:
     return replace(scenario, spec=replace(scenario.spec, behavior=replace(behavior, scale_down=down)))
 
 
+def _without_conversion(scenario: Scenario) -> Scenario:
+    return with_conversion(scenario, enabled=False)
+
+
 VARIANTS: Final[Mapping[str, Variant]] = MappingProxyType(
     {
         variant.name: variant
@@ -125,7 +130,12 @@ VARIANTS: Final[Mapping[str, Variant]] = MappingProxyType(
                 "no queue term: age and backlog do not size",
                 replaced={"sizing.queue_needs": lambda *_arguments: []},
             ),
+            Variant(
+                "without-conversion",
+                "no conversion: a replica that another pool needs drains, and another one boots",
+                scenario=_without_conversion,
+            ),
         )
     }
 )
-"""In the order of tables. Conversion follows when the core has it."""
+"""In the order of tables."""

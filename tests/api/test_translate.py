@@ -20,6 +20,7 @@ from inferencecluster.core.profiles import PROFILES, profile
 from inferencecluster.core.spec import (
     Behavior,
     PolicyType,
+    PoolSpec,
     ScalingMode,
     ScalingPolicy,
     ScalingRules,
@@ -97,10 +98,11 @@ def test_the_core_gets_seconds_generation_and_revision() -> None:
                 "drainTimeoutSeconds": 300,
             },
             router={"overflowTokens": 4096},
+            budget={"gpus": 16, "minGpus": 12},
         ),
         revision="abc",
     )
-    assert (spec.generation, spec.revision, spec.budget_gpus) == (7, "abc", 16)
+    assert (spec.generation, spec.revision, spec.budget_gpus, spec.kept_gpus) == (7, "abc", 16, 12)
     assert spec.slo == Slo(percentile=95, ttft_seconds=0.4, itl_seconds=0.04)
     assert spec.mode is ScalingMode.RECOMMEND
     assert (spec.interval_seconds, spec.boot_seconds) == (5.0, 90.0)
@@ -111,6 +113,8 @@ def test_the_core_gets_seconds_generation_and_revision() -> None:
 def test_the_defaults_are_the_documented_ones() -> None:
     spec = to_core(cluster(), revision="r")
     assert (spec.mode, spec.slo.percentile) == (ScalingMode.AUTOMATIC, 90)
+    assert spec.kept_gpus == 0
+    assert not any(pool.interchangeable for pool in spec.pools)
     assert (spec.interval_seconds, spec.boot_seconds) == (15.0, 120.0)
     assert (spec.startup_deadline_seconds, spec.drain_deadline_seconds) == (1800.0, 1800.0)
     assert spec.overflow_tokens == 8192
@@ -475,3 +479,55 @@ def test_every_sample_can_be_decided_on(sample: Path) -> None:
 
 def test_the_folder_of_samples_is_not_empty() -> None:
     assert SAMPLES
+
+
+def converting(**pools: Manifest) -> dict[PoolName, PoolSpec]:
+    spec = to_core(cluster(pools=pools, scaling={"conversion": "Enabled"}), revision="r")
+    return {item.name: item for item in spec.pools}
+
+
+@pytest.mark.parametrize(
+    ("pools", "expected"),
+    [
+        pytest.param(
+            {"prefill": pool(), "decode": pool(minReplicas=2), "mixed": pool(minReplicas=0)},
+            {PoolName.PREFILL, PoolName.DECODE, PoolName.MIXED},
+            id="bounds may differ",
+        ),
+        pytest.param(
+            {"prefill": pool(), "decode": pool()}, {PoolName.PREFILL, PoolName.DECODE}, id="two pools"
+        ),
+        pytest.param(
+            {"prefill": pool(), "decode": pool(nodeSelector={"zone": "b"}), "mixed": pool()},
+            {PoolName.PREFILL, PoolName.MIXED},
+            id="one on other nodes",
+        ),
+        pytest.param({"prefill": pool(), "decode": pool(labels={"team": "b"})}, set(), id="none alike"),
+        pytest.param(
+            {"prefill": pool(), "decode": pool(), "mixed": pool(maxReplicas=0, minReplicas=0)},
+            {PoolName.PREFILL, PoolName.DECODE},
+            id="one is off",
+        ),
+        pytest.param({"mixed": pool()}, set(), id="nobody to exchange with"),
+    ],
+)
+def test_pools_that_agree_are_interchangeable(pools: dict[str, Manifest], expected: set[PoolName]) -> None:
+    found = converting(**pools)
+    assert {name for name, item in found.items() if item.interchangeable} == expected
+    assert len({found[name].template for name in expected}) <= 1
+
+
+def test_pools_of_unlike_speed_are_not_interchangeable() -> None:
+    slow = {**COEFFICIENTS, "kvCapacityTokens": 1000}
+    entries = {
+        name: pool(performance={"coefficients": speed})
+        for name, speed in (("prefill", COEFFICIENTS), ("decode", slow))
+    }
+    assert not any(item.interchangeable for item in converting(**entries).values())
+
+
+def test_a_pool_that_becomes_interchangeable_replaces_its_replicas() -> None:
+    """Their engines were configured for their phase and may refuse the other one."""
+    apart = {item.name: item.template for item in to_core(cluster(), revision="r").pools}
+    together = converting(prefill=pool(), decode=pool(minReplicas=2), mixed=pool(minReplicas=0))
+    assert all(together[name].template != template for name, template in apart.items())

@@ -16,7 +16,16 @@ from benches.policy.cluster import fixed as never_changing
 from benches.policy.contenders import Contender, ablations, contender, everyone
 from benches.policy.elastic import run_elastic
 from benches.policy.facts import Facts, gather
-from benches.policy.fixed import ALL, EVERY, SPLIT, SPLIT_WITHOUT_BORROWING, WRONG_START, Arena, Runner, Setup
+from benches.policy.fixed import (
+    ALL,
+    EVERY,
+    FROM_WRONG_SPLIT,
+    SPLIT,
+    SPLIT_WITHOUT_BORROWING,
+    Arena,
+    Runner,
+    Setup,
+)
 from benches.policy.jobs import ElasticJob, FactsJob, FixedJob, Job
 from benches.policy.loads import Load
 from benches.policy.report import collect, write_docs
@@ -197,7 +206,8 @@ def test_phases_are_judged_by_themselves_too() -> None:
     assert found[EVERY]["load"] == pytest.approx(1.0, rel=0.02)
 
 
-def test_the_wrong_split_is_the_opposite_of_what_is_needed() -> None:
+@pytest.mark.parametrize("row", ["product", "product-without-conversion"])
+def test_the_wrong_split_is_the_opposite_of_what_is_needed(row: str) -> None:
     seen: list[Setup] = []
 
     class Noting(FakeArena):
@@ -205,9 +215,30 @@ def test_the_wrong_split_is_the_opposite_of_what_is_needed() -> None:
             seen.append(setup)
             return super()._run(setup, scale)
 
-    runner(Noting("conversation", {WRONG_START: 1.0})).run(WRONG_START)
+    name = f"{row}{FROM_WRONG_SPLIT}"
+    runner(Noting("conversation", {name: 1.0})).run(name)
     assert seen[0].scenario.initial == by_pool((4, 20, 0))
-    assert seen[0].contender.name == "product"
+    assert seen[0].contender.name == row
+
+
+def test_replicas_that_are_paid_for_stay_and_move() -> None:
+    """From four prefill and twenty decode replicas to what is needed, without a boot."""
+    scenario = reserved(boot_seconds=120.0, initial=(4, 20, 0), seed=1)
+    simulation = Simulation(scenario)
+    whole_load = load_of("conversation", share=1.0).requests()
+    simulation.serve(list(itertools.takewhile(lambda request: request.arrival < 90.0, whole_load)))
+    assert {replica.uid for replica in simulation.replicas} == {f"uid-{number}" for number in range(1, 25)}
+    assert simulation.replicas.conversions > 0
+
+
+def test_engines_that_convert_are_configured_for_every_phase() -> None:
+    scenario = reserved(boot_seconds=120.0, initial=(4, 20, 0), seed=1)
+    assert {item.max_num_tokens for item in scenario.hardware.values()} == {
+        hardware()[PoolName.MIXED].max_num_tokens
+    }
+    apart = VARIANTS["without-conversion"].scenario(scenario)
+    assert apart.hardware == hardware()
+    assert not any(pool.interchangeable for pool in apart.spec.pools)
 
 
 def test_a_run_that_has_missed_too_much_ends_early() -> None:

@@ -116,6 +116,21 @@ def test_equal_runs_print_the_same_and_another_seed_moves_the_copies(cluster: Pa
     assert simulated(cluster, trace, *arguments, "--seed", 1)["timeline"] != first["timeline"]
 
 
+@pytest.mark.parametrize("conversion", ["Disabled", "Enabled"])
+def test_a_cluster_whose_pools_trade_converts_only_where_it_may(
+    tmp_path: Path, trace: Path, conversion: str
+) -> None:
+    manifest = {**CLUSTER, "spec": {**CLUSTER["spec"]}}
+    manifest["spec"] |= {
+        "budget": {"gpus": 8, "minGpus": 8},
+        "scaling": {"expectedBootSeconds": 30, "conversion": conversion},
+    }
+    file = tmp_path / "cluster.yaml"
+    file.write_text(yaml.safe_dump(manifest))
+    found = simulated(file, trace, "--copies", 60, "--warm-up-seconds", 0)
+    assert (found["conversions"] > 0) == (conversion == "Enabled")
+
+
 def test_pools_follow_a_load_that_one_replica_cannot_carry_after_a_boot(cluster: Path, trace: Path) -> None:
     arguments = ("--copies", 60, "--warm-up-seconds", 0)
     quick = simulated(cluster, trace, *arguments, "--boot-seconds", 5)

@@ -19,11 +19,12 @@ from inferencecluster.adapters.pods import EnginePod, PodIndex, project_pod
 from inferencecluster.api.inferencecluster import parse_cluster
 from inferencecluster.controller.accepted import AcceptedSpec, accept
 from inferencecluster.controller.act import Acted, Actor, Fleet, Note, Refused, missing_notes
-from inferencecluster.core.actions import Action, Create, Delete, Fence, Unfence
+from inferencecluster.core.actions import Action, Convert, Create, Delete, Fence, Unfence
 from inferencecluster.core.errors import ApiUnavailable, Conflict, Forbidden
 from inferencecluster.core.fleet import PoolName, Replica
 from inferencecluster.core.observation import Refusal
 from inferencecluster.render.context import Platform
+from inferencecluster.render.replica import render_replica
 
 NOW = 1_800_000_000.0
 
@@ -36,9 +37,9 @@ def cache_of(client: FakeClient) -> PodCache:
 class Stage:
     """A cluster without a loop: actions are carried out as they are given."""
 
-    def __init__(self) -> None:
+    def __init__(self, **scaling: Any) -> None:
         self.server = FakeApiServer()
-        manifest = self.server.put(cluster())
+        manifest = self.server.put(cluster(**scaling))
         self.uid = manifest["metadata"]["uid"]
         self.accepted: AcceptedSpec = accept(parse_cluster(manifest), Platform("router:1", "router"))
         self.observed: tuple[Replica, ...] = ()
@@ -310,6 +311,58 @@ def test_nothing_is_created_in_a_pool_that_the_spec_does_not_have() -> None:
     stage.accepted = replace(stage.accepted, contexts={})
     assert stage.act(Create(0, PoolName.PREFILL, 2, "BelowTarget")).done == ()
     assert stage.server.of_kind("pods") == {}
+
+
+def test_a_conversion_is_one_patch_that_makes_the_pod_what_the_other_pool_would_have_created() -> None:
+    stage = Stage(conversion="Enabled")
+    replica = stage.create()
+    stage.act(Fence(replica.name, replica.uid, "ScaleDown"))
+    stage.look()
+    writes = len(stage.server.writes)
+    action = Convert(replica.name, replica.uid, PoolName.DECODE, "WantedElsewhere")
+    acted = stage.act(action)
+    assert (acted.done, reasons(acted)) == ((action,), ["ReplicaConverted"])
+    assert [event.message for event in acted.events] == [
+        "demo-engine-0 moves to decode, because that pool lacks one and its own has one too many"
+    ]
+    assert len(stage.server.writes) == writes + 1
+    born = render_replica(stage.accepted.contexts[PoolName.DECODE], ordinal=0)
+    pod = stage.pod()
+    assert pod["metadata"]["labels"] == born["metadata"]["labels"]
+    assert pod["metadata"]["annotations"] == born["metadata"]["annotations"], "the fence is gone, too"
+    assert pod["spec"] == born["spec"]
+    stage.look()
+    assert [(replica.home, replica.fenced_at) for replica in stage.observed] == [(PoolName.DECODE, None)]
+
+
+def test_a_pod_that_changed_since_it_was_observed_is_not_converted() -> None:
+    stage = Stage(conversion="Enabled")
+    replica = stage.create()
+    stage.server.change("pods", "default", replica.name, _make_ready)
+    before = stage.pod()
+    acted = stage.act(Convert(replica.name, replica.uid, PoolName.DECODE, "WantedElsewhere"))
+    assert [type(item.error) for item in acted.refused] == [Conflict]
+    assert stage.pod() == before
+
+
+def test_nothing_is_converted_to_a_pool_that_the_spec_does_not_have() -> None:
+    stage = Stage(conversion="Enabled")
+    replica = stage.create()
+    before = stage.pod()
+    stage.accepted = replace(stage.accepted, contexts={})
+    acted = stage.act(Convert(replica.name, replica.uid, PoolName.DECODE, "WantedElsewhere"))
+    assert (acted.done, acted.events, acted.refused) == ((), (), ())
+    assert stage.pod() == before
+
+
+def test_a_silent_replica_of_an_interchangeable_pool_is_given_no_template() -> None:
+    """It would promise an engine that takes every phase, and nobody knows that."""
+    stage = Stage(conversion="Enabled")
+    stage.create()
+    stage.server.change("pods", "default", "demo-engine-0", _forget_template)
+    stage.look()
+    assert stage.note() == ()
+    assert "gpupools.dev/template" not in stage.annotations()
 
 
 def _forget_template(pod: Manifest) -> None:

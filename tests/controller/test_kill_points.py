@@ -99,6 +99,49 @@ def test_an_operator_that_is_killed_after_any_call_ends_with_the_same_fleet() ->
         )
 
 
+async def _trade(crash_after: int | None) -> World:
+    """A prefill replica is wanted as a decode replica, and the pools are interchangeable."""
+    world = World()
+    world.server.put(node())
+    manifest = cluster(mode="Fixed", conversion="Enabled")
+    manifest["spec"]["pools"]["prefill"]["minReplicas"] = 2
+    world.server.put(manifest)
+    world.add_router()
+
+    def trade(changed: Manifest) -> None:
+        changed["spec"]["pools"]["prefill"]["minReplicas"] = 1
+        changed["spec"]["pools"]["decode"]["minReplicas"] = 2
+
+    async def story() -> None:
+        await asyncio.sleep(40)
+        world.routers.in_flight = dict.fromkeys(world.fleet(), 3)
+        world.server.change("inferenceclusters", "default", NAME, trade)
+        await asyncio.sleep(60)
+
+    told = asyncio.create_task(story())
+    if crash_after is not None:
+        async with operating(world, crash_after=crash_after) as client:
+            await client.crashed.wait()
+        await asyncio.sleep(RESTART_SECONDS)
+    async with operating(world):
+        await told
+    return world
+
+
+@pytest.mark.timeout(300)
+def test_an_operator_that_is_killed_around_a_conversion_neither_drains_nor_boots_another() -> None:
+    undisturbed = run_virtual(_trade(None))
+    assert sorted(undisturbed.fleet().values()) == ["decode", "decode", "prefill"]
+    calls = sum(call.verb not in ("list", "watch") for call in undisturbed.server.calls)
+    assert calls > 20
+    for point in range(1, calls + 1):
+        world = run_virtual(_trade(point))
+        assert sorted(world.fleet().values()) == ["decode", "decode", "prefill"], f"killed after call {point}"
+        assert sorted(world.fleet()) == sorted(undisturbed.fleet()), f"killed after call {point}"
+        removals = [write for write in world.server.writes if write.startswith("delete pods")]
+        assert removals == [], f"killed after call {point}"
+
+
 async def _grow(crash_after: int | None) -> World:
     """Demand rises once and stays; the operator may die on the way up."""
     world = World()

@@ -17,7 +17,7 @@ from tests.strategies import (
     sizes,
 )
 
-from inferencecluster.core.actions import Action, Create, Delete, Fence, Unfence
+from inferencecluster.core.actions import Action, Convert, Create, Delete, Fence, Unfence
 from inferencecluster.core.fleet import Lifecycle, PoolName, Replica, ReplicaLoad
 from inferencecluster.core.spec import ClusterSpec
 from inferencecluster.core.transition import (
@@ -55,6 +55,8 @@ def short(action: Action) -> str:
             return f"create {action.ordinal} {action.pool}"
         case Fence() | Unfence():
             return f"{type(action).__name__.lower()} {action.uid.split('-')[1]}"
+        case Convert():
+            return f"convert {action.uid.split('-')[1]} {action.pool}"
         case Delete():
             return f"delete{'!' if action.forced else ''} {action.uid.split('-')[1]}"
 
@@ -438,3 +440,141 @@ def test_a_drain_is_not_cut_by_the_clock_of_a_process_that_has_just_met_it(
         if is_cut
         else Blocked("Draining", f"{busy.name}: 1 request and 0 KV transfers to end")
     )
+
+
+ALIKE = make_spec(budget=4, interchangeable=True)
+
+
+@pytest.mark.parametrize(
+    ("fleet", "targets", "expected"),
+    [
+        pytest.param((3, 1, 0), (2, 2, 0), ["convert 2 decode"], id="a trade"),
+        pytest.param(
+            (0, 2, 2), (2, 1, 1), ["convert 1 prefill, convert 3 prefill"], id="from several pools to one"
+        ),
+        pytest.param(
+            (4, 0, 0),
+            (1, 2, 1),
+            ["convert 3 decode, convert 2 mixed, convert 1 decode"],
+            id="to several pools, the neediest first",
+        ),
+        pytest.param(
+            (3, 0, 0), (1, 1, 0), ["convert 2 decode, fence 1", "delete 1", "."], id="what is left drains"
+        ),
+        pytest.param((2, 1, 0), (1, 3, 0), ["convert 1 decode, create 3 decode", "."], id="what lacks boots"),
+        pytest.param(
+            (1, 1, 0), (0, 0, 1), ["convert 0 mixed, fence 1", "delete 1", "."], id="to mixed alone"
+        ),
+        pytest.param(
+            (0, 0, 2), (1, 1, 0), ["convert 1 prefill, convert 0 decode"], id="mixed apart into a pair"
+        ),
+        pytest.param(
+            (0, 0, 1),
+            (1, 1, 0),
+            ["create 1 decode", ".", "convert 0 prefill"],
+            id="the last replica that serves a phase stays until another does",
+        ),
+    ],
+)
+def test_replicas_move_between_interchangeable_pools(
+    fleet: tuple[int, int, int], targets: tuple[int, int, int], expected: list[str]
+) -> None:
+    world = World(ALIKE).add(make_fleet(*fleet))
+    assert drive(world, sizes(*targets)) == expected
+
+
+@pytest.mark.parametrize(
+    ("replica", "expected"),
+    [
+        pytest.param(make_replica(0), ["convert 0 decode"], id="idle"),
+        pytest.param(
+            make_replica(0, load=busy(3, 2)), ["convert 0 decode"], id="busy: it finishes what it holds"
+        ),
+        pytest.param(make_replica(0, load=UNSEEN), ["convert 0 decode"], id="with a load that is not known"),
+        pytest.param(
+            make_replica(0, lifecycle=Lifecycle.PENDING), ["convert 0 decode"], id="on its way to its node"
+        ),
+        pytest.param(make_replica(0, lifecycle=Lifecycle.STARTING), ["convert 0 decode"], id="booting"),
+        pytest.param(
+            make_replica(0, lifecycle=Lifecycle.UNREADY), ["fence 0", "create 1 decode"], id="unready drains"
+        ),
+        pytest.param(
+            make_replica(0, lifecycle=Lifecycle.STARTING, ready_at=5.0),
+            ["fence 0", "create 1 decode"],
+            id="restarting drains",
+        ),
+        pytest.param(
+            replace(make_replica(0), template="t0"),
+            ["fence 0", "create 1 decode"],
+            id="of another template: a rollout",
+        ),
+        pytest.param(draining(0), ["convert 0 decode"], id="draining comes back in the pool that lacks it"),
+        pytest.param(draining(0, load=DRAINED), ["convert 0 decode"], id="drained"),
+        pytest.param(draining(0, reason="Rollout"), ["create 1 decode"], id="fenced for another reason"),
+        pytest.param(draining(0, load=busy(1), since=800.0), ["delete! 0", "create 1 decode"], id="overdue"),
+    ],
+)
+def test_which_replicas_may_move(replica: Replica, expected: list[str]) -> None:
+    another = make_replica(9, created_at=-1.0, load=busy(50))
+    assert steps_of(plan([replica, another], sizes(1, 1), spec=ALIKE)) == expected
+
+
+@pytest.mark.parametrize(
+    ("fleet", "expected"),
+    [
+        pytest.param(
+            [make_replica(0, load=busy(5)), make_replica(1, load=busy(1)), make_replica(2)],
+            ["convert 2 decode", "fence 1", "fence 0"],
+            id="the least loaded",
+        ),
+        pytest.param(
+            [make_replica(0, load=busy(5)), make_replica(1, lifecycle=Lifecycle.PENDING)],
+            ["convert 0 decode", "delete 1"],
+            id="one that serves before one that boots",
+        ),
+        pytest.param(
+            [draining(0), make_replica(1)], ["convert 0 decode", "fence 1"], id="one that drains first"
+        ),
+    ],
+)
+def test_who_moves(fleet: list[Replica], expected: list[str]) -> None:
+    assert steps_of(
+        plan([*fleet, make_replica(9, MIXED)], sizes(0, 1, 1), spec=make_spec(interchangeable=True))
+    ) == (expected)
+
+
+def test_its_own_pool_takes_a_draining_replica_back_first() -> None:
+    outcome = plan([draining(0)], sizes(1, 1), spec=ALIKE)
+    assert steps_of(outcome) == ["unfence 0", "create 1 decode"]
+
+
+def test_each_pool_takes_its_own_back_before_others_take_them() -> None:
+    fleet = [draining(0, since=995), draining(1, since=990), draining(2, since=985, home=DECODE)]
+    outcome = plan([*fleet, make_replica(9, MIXED)], sizes(1, 1, 2), spec=make_spec(interchangeable=True))
+    assert steps_of(outcome) == ["unfence 0", "convert 1 mixed", "unfence 2"]
+
+
+def test_nobody_moves_to_a_pool_of_another_shape_or_speed() -> None:
+    """The flag is of pools, and two of them may agree while the third does not."""
+    prefill, decode, mixed = ALIKE.pools
+    other = replace(decode, interchangeable=False)
+    outcome = plan(make_fleet(2), sizes(1, 1), spec=replace(ALIKE, pools=(prefill, other, mixed)))
+    assert steps_of(outcome) == ["fence 1", "create 2 decode"]
+    larger = replace(decode, gpus_per_replica=2)
+    outcome = plan(make_fleet(2), sizes(1, 1), spec=replace(ALIKE, pools=(prefill, larger, mixed)))
+    assert steps_of(outcome) == ["fence 1", "create 2 decode"]
+
+
+def test_replicas_move_to_a_pool_that_backs_off() -> None:
+    """What cannot boot need not boot."""
+    assert steps_of(plan(make_fleet(2), sizes(1, 1), spec=ALIKE, held_back=[DECODE])) == ["convert 1 decode"]
+
+
+def test_a_move_within_the_new_revision_makes_room_without_an_old_replica() -> None:
+    fleet = [*make_fleet(2), make_replica(2, DECODE, revision="r0")]
+    assert steps_of(plan(fleet, sizes(1, 1), spec=replace(ALIKE, budget_gpus=3))) == ["convert 1 decode"]
+
+
+def test_the_deletion_of_the_cluster_moves_nobody() -> None:
+    outcome = plan_deletion(now=1000.0, spec=ALIKE, replicas=tuple(make_fleet(2, 1)))
+    assert steps_of(outcome) == ["fence 2", "fence 1", "fence 0"]

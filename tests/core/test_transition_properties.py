@@ -9,19 +9,35 @@ from hypothesis import strategies as st
 from tests.core.test_transition import actions_of, plan
 from tests.strategies import World, fleets, make_spec, sizes
 
-from inferencecluster.core.actions import Create
+from inferencecluster.core.actions import Convert, Create
 from inferencecluster.core.fleet import PoolName, Replica
 
 targets_of_pools = st.builds(sizes, st.integers(0, 4), st.integers(0, 4), st.integers(0, 2))
 
 
-@given(fleets(), targets_of_pools, st.integers(1, 12))
+@given(fleets(), targets_of_pools, st.integers(1, 12), st.booleans())
 def test_every_plan_is_safe_for_every_fleet(
-    fleet: tuple[Replica, ...], targets: dict[PoolName, int], budget: int
+    fleet: tuple[Replica, ...], targets: dict[PoolName, int], budget: int, interchangeable: bool
 ) -> None:
-    world = World(make_spec(budget=budget)).add(fleet)
+    world = World(make_spec(budget=budget, interchangeable=interchangeable)).add(fleet)
     outcome = plan(world.observed(), targets, spec=world.spec)
     world.apply(actions_of(outcome))
+
+
+@given(fleets(), targets_of_pools)
+def test_no_replica_is_created_or_drained_where_one_could_move(
+    fleet: tuple[Replica, ...], targets: dict[PoolName, int]
+) -> None:
+    """What moves is no longer missing in one pool and no longer too many in the other; nobody is asked twice."""
+    spec = make_spec(budget=100, interchangeable=True)
+    apart = actions_of(plan(fleet, targets, spec=make_spec(budget=100)))
+    moving = actions_of(plan(fleet, targets, spec=spec))
+    created = sum(isinstance(action, Create) for action in apart)
+    moved = [action for action in moving if isinstance(action, Convert)]
+    # One that still waits for its move is not created either.
+    assert sum(isinstance(action, Create) for action in moving) <= created - len(moved)
+    uids = [action.uid for action in moving if not isinstance(action, Create)]
+    assert len(uids) == len(set(uids))
 
 
 @given(fleets(), targets_of_pools)

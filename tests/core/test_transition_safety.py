@@ -9,6 +9,7 @@ import pytest
 from tests.core.test_transition import plan
 from tests.strategies import World, make_replica, make_spec, sizes
 
+from inferencecluster.core.actions import Convert
 from inferencecluster.core.fleet import Lifecycle, PoolName, Replica, ReplicaLoad, gpus_held
 from inferencecluster.core.transition import Complete, Progress
 
@@ -18,11 +19,14 @@ SMALL = tuple(itertools.product(range(4), range(4), range(2)))
 SHAPES = {PoolName.PREFILL: 2, PoolName.DECODE: 1, PoolName.MIXED: 1}
 
 
+def homes_of(counts: tuple[int, int, int]) -> list[PoolName]:
+    return [home for home, count in zip(PoolName, counts, strict=True) for _ in range(count)]
+
+
 def fleet_of(counts: tuple[int, int, int], shapes: dict[PoolName, int], revision: str) -> list[Replica]:
     """Idle, busy, unready and starting replicas by turns; every fifth never gets rid of its work."""
-    homes = [home for home, count in zip(PoolName, counts, strict=True) for _ in range(count)]
     replicas = []
-    for ordinal, home in enumerate(homes):
+    for ordinal, home in enumerate(homes_of(counts)):
         load = ReplicaLoad((0, 1, 2, 0, 10_000)[ordinal % 5], ordinal % 2, fence_confirmed=False)
         replica = make_replica(ordinal, home, revision=revision, gpus=shapes[home], load=load)
         if ordinal == 3:
@@ -86,3 +90,36 @@ def test_every_small_fleet_reaches_every_small_target(
         spec = make_spec(budget=max(1, least) + room, gpus=SHAPES)
         world = World(spec).add(fleet_of(start, SHAPES, revision))
         settle(world, targets, room_for_a_pair=room >= SHAPES[PoolName.PREFILL] + SHAPES[PoolName.DECODE])
+
+
+ALIKE = dict.fromkeys(PoolName, 1)
+
+
+@pytest.mark.parametrize("revision", ["r1", "r0"], ids=["one revision", "a rollout"])
+@pytest.mark.parametrize("room", [0, 2], ids=["full budget", "two GPUs more"])
+@pytest.mark.parametrize("start", SMALL, ids=lambda counts: "-".join(map(str, counts)))
+def test_every_small_fleet_of_interchangeable_pools_reaches_every_small_target(
+    start: tuple[int, int, int], room: int, revision: str
+) -> None:
+    for goal in SMALL:
+        targets = sizes(*goal)
+        spec = make_spec(budget=max(1, sum(targets.values())) + room, interchangeable=True)
+        world = World(spec).add(fleet_of(start, ALIKE, revision))
+        settle(world, targets, room_for_a_pair=room >= 2)
+
+
+@pytest.mark.parametrize("start", SMALL, ids=lambda counts: "-".join(map(str, counts)))
+def test_a_fleet_of_the_right_total_is_only_converted(start: tuple[int, int, int]) -> None:
+    """Nothing drains and nothing boots where serving replicas are merely at home in the wrong pools."""
+    for goal in SMALL:
+        if sum(goal) != sum(start) or (goal[0] > 0) != (goal[1] > 0):
+            continue
+        world = World(make_spec(budget=sum(goal) or 1, interchangeable=True))
+        world.add(make_replica(number, home) for number, home in enumerate(homes_of(start)))
+        steps = []
+        while not isinstance(outcome := plan(world.observed(), sizes(*goal), spec=world.spec), Complete):
+            assert isinstance(outcome, Progress), world.explain(str(outcome))
+            steps.append(outcome.actions)
+            world.apply(outcome.actions)
+        assert all(isinstance(action, Convert) for actions in steps for action in actions), world.explain("")
+        assert len(steps) <= 1

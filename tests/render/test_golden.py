@@ -54,6 +54,14 @@ def test_emulated_replica(make_context: Callable[..., PoolContext], matches_gold
     matches_golden(_text(*objects), GOLDEN / "emulated-decode.yaml")
 
 
+def test_tensorrt_llm_replica_of_interchangeable_pools(
+    make_context: Callable[..., PoolContext], matches_golden: MatchesGolden
+) -> None:
+    context = make_context(PoolName.DECODE, scaling={"conversion": "Enabled"})
+    objects = (render_engine_config(context), render_replica(context, ordinal=0))
+    matches_golden(_text(*objects), GOLDEN / "trtllm-interchangeable-decode.yaml")
+
+
 def test_router(
     make_cluster: Callable[..., InferenceCluster], platform: Platform, matches_golden: MatchesGolden
 ) -> None:
@@ -67,7 +75,12 @@ def test_engine_pool(make_cluster: Callable[..., InferenceCluster], matches_gold
 
 
 def test_no_golden_file_is_left_over() -> None:
-    expected = {"emulated-decode.yaml", "router.yaml", "enginepool.yaml"}
+    expected = {
+        "emulated-decode.yaml",
+        "router.yaml",
+        "enginepool.yaml",
+        "trtllm-interchangeable-decode.yaml",
+    }
     for version in ("1.2.1", "1.3.0rc29"):
         for pool in PoolName:
             expected |= {f"trtllm-{version}-{pool}.engine.yaml", f"trtllm-{version}-{pool}.pod.yaml"}

@@ -484,3 +484,49 @@ def test_equal_specs_render_equal_objects_and_stay_unchanged(
     second = (render_engine_config(shuffled), pod(shuffled, ordinal))
     assert first == second == snapshot
     assert json.dumps(first) == json.dumps(snapshot)
+
+
+SPREAD = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param({}, id="TensorRTLLM"),
+        pytest.param({"backend": "Emulated", "image": "emulated-engine:1"}, id="Emulated"),
+    ],
+)
+def test_pods_of_interchangeable_pools_differ_in_nothing_but_their_home(
+    make_context: MakeContext, engine: dict[str, Any]
+) -> None:
+    pools = {name.value: {"topologySpread": [SPREAD]} for name in PoolName}
+    spec = {"scaling": {"conversion": "Enabled"}, "pools": pools, "engine": engine}
+    contexts = [make_context(name, **spec) for name in PoolName]
+    assert len({render_engine_config(context)["metadata"]["name"] for context in contexts}) == 1
+    first, *others = (pod(context) for context in contexts)
+    of_home = {"gpupools.dev/pool", "gpupools.dev/role", "llm-d.ai/role"}
+    for other in others:
+        assert other["spec"] == first["spec"]
+        assert other["metadata"]["annotations"] == first["metadata"]["annotations"]
+        differing = {
+            key
+            for key, value in other["metadata"]["labels"].items()
+            if first["metadata"]["labels"][key] != value
+        }
+        assert differing <= of_home
+
+
+@pytest.mark.parametrize("pool", PoolName)
+def test_engines_of_interchangeable_pools_take_every_phase(make_context: MakeContext, pool: PoolName) -> None:
+    (config,) = render_engine_config(make_context(pool, scaling={"conversion": "Enabled"}))["data"].values()
+    mixed = make_context(PoolName.MIXED)
+    assert yaml.safe_load(config) == yaml.safe_load(*render_engine_config(mixed)["data"].values())
+
+
+def test_a_pool_of_its_own_shape_keeps_its_own_engines(make_context: MakeContext) -> None:
+    """Only prefill and mixed agree."""
+    pools = {"decode": {"nodeSelector": {"zone": "b"}}}
+    alone = make_context(PoolName.DECODE, pools=pools, scaling={"conversion": "Enabled"})
+    before = make_context(PoolName.DECODE, pools=pools)
+    assert pod(alone) == pod(before)
+    assert render_engine_config(alone) == render_engine_config(before)

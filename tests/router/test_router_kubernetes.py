@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from tests.fakes.apiserver import ApiError, Call, FakeApiServer
@@ -14,8 +15,10 @@ from tests.router.harness import ENVIRONMENT, eventually
 from tests.router.test_router_sources import CLUSTER, pod
 
 from inferencecluster.adapters.clock import SystemClock
+from inferencecluster.core.fleet import PoolName
 from inferencecluster.router.configuration import read_configuration
 from inferencecluster.router.kubernetes_sources import KubernetesFleet, KubernetesSettings
+from inferencecluster.router.ledger import Ledger
 from inferencecluster.router.process import RouterProcess, Sources
 
 
@@ -61,6 +64,26 @@ async def test_the_fleet_follows_the_pods_of_the_cluster() -> None:
 
         server.remove("pods", "n", "c-engine-0")
         await eventually(lambda: names_of(process) == ["c-engine-1"])
+
+
+def is_routed_as(ledger: Ledger, home: PoolName) -> bool:
+    return [view.home for view in ledger.fleet] == [home]
+
+
+async def test_a_converted_replica_is_known_in_its_new_home() -> None:
+    server = FakeApiServer()
+    server.put(CLUSTER)
+    server.put(manifest("c-engine-0"))
+    async with over(server) as process:
+        ledger = process.services.ledger
+        await eventually(lambda: names_of(process) == ["c-engine-0"])
+        [entry] = ledger
+        for home in (PoolName.DECODE, PoolName.MIXED, PoolName.PREFILL):
+            moved = manifest("c-engine-0")
+            moved["metadata"]["labels"] |= {"gpupools.dev/pool": home.value, "gpupools.dev/role": home.value}
+            server.put(moved)
+            await eventually(partial(is_routed_as, ledger, home))
+        assert [*ledger] == [entry], "it is the same replica, with its books"
 
 
 async def test_settings_follow_the_cluster_and_survive_what_cannot_be_read() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inferencecluster.core.fleet import PoolName
-from inferencecluster.core.routing import Disaggregated, Whole
+from inferencecluster.core.routing import Disaggregated, RoutingPolicy, RoutingRequest, Whole, route
 from inferencecluster.router.ledger import (
     FIRST_EJECTION_SECONDS,
     LONGEST_EJECTION_SECONDS,
@@ -53,6 +53,58 @@ def ledger(calls: Calls) -> Ledger:
     found.update(None, RECORD)
     found.update(None, replace(RECORD, name="d0", uid="v", home=PoolName.DECODE))
     return found
+
+
+class TestConversion:
+    """A replica's home changes while it holds work: the label does, not the Pod."""
+
+    def test_nothing_that_it_holds_is_lost(self, ledger: Ledger) -> None:
+        prefill, decode = ledger
+        whole = ledger.assign(Whole("p0", borrowed=True), prompt_tokens=50, output_tokens=10)
+        split = ledger.assign(Disaggregated("p0", "d0"), prompt_tokens=100, output_tokens=20)
+        moved = replace(RECORD, home=PoolName.DECODE)
+        ledger.update(RECORD, moved)
+        assert [entry.record.home for entry in ledger] == [PoolName.DECODE, PoolName.DECODE]
+        assert (prefill.in_flight, prefill.pending_prefill_tokens, prefill.sequences) == (2, 150, 1)
+
+        split.prefill_ended(100)
+        assert (prefill.in_flight, prefill.kv_transfers) == (1, 1)
+        split.token_phase_began()
+        split.release()
+        whole.token_phase_began()
+        whole.release()
+        assert (prefill.in_flight, prefill.kv_transfers, prefill.pending_prefill_tokens) == (0, 0, 0)
+        assert (prefill.reserved_kv_tokens, prefill.sequences, prefill.mixed_requests) == (0, 0, 0)
+        assert (decode.in_flight, decode.sequences, ledger.mixed_requests) == (0, 0, 0)
+
+    def test_new_work_follows_its_new_home(self, ledger: Ledger) -> None:
+        ledger.update(None, replace(RECORD, name="p1", uid="w"))
+        policy, request = RoutingPolicy(overflow_tokens=8192), RoutingRequest(10, 10)
+        # The busier decode replica is left for the one that has just come.
+        ledger.assign(Disaggregated("p1", "d0"), prompt_tokens=500, output_tokens=100)
+        ledger.update(RECORD, replace(RECORD, home=PoolName.DECODE))
+        assert route(request, ledger.fleet, policy) == Disaggregated("p1", "p0")
+
+    def test_a_mixed_replica_that_moves_is_borrowed_until_its_whole_requests_end(
+        self, ledger: Ledger
+    ) -> None:
+        mixed = replace(RECORD, name="m0", uid="m", home=PoolName.MIXED)
+        ledger.update(None, mixed)
+        assignment = ledger.assign(Whole("m0", borrowed=False), prompt_tokens=50, output_tokens=10)
+        ledger.update(mixed, replace(mixed, home=PoolName.DECODE))
+        view = ledger.fleet.get("m0")
+        assert view is not None
+        assert view.borrowed
+        assignment.release()
+        view = ledger.fleet.get("m0")
+        assert view is not None
+        assert not view.borrowed
+
+    def test_a_draining_replica_that_moves_serves_again(self, ledger: Ledger) -> None:
+        fenced = replace(RECORD, fenced=True, fenced_at="1.0")
+        ledger.update(RECORD, fenced)
+        ledger.update(fenced, replace(RECORD, home=PoolName.DECODE))
+        assert [view.name for view in ledger.fleet.most_memory(PoolName.DECODE, "r")] == ["d0", "p0"]
 
 
 class TestLedger:

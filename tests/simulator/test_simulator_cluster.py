@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from tests.simulator.simulator_builders import (
@@ -26,7 +26,7 @@ from inferencecluster.core.profiles import profile
 from inferencecluster.core.spec import ScalingMode
 from inferencecluster.simulator.hardware import Hardware
 from inferencecluster.simulator.journeys import Journey, Outcome, Path
-from inferencecluster.simulator.scenario import Boot, Failure, Faults, NodeGroup, Scenario
+from inferencecluster.simulator.scenario import Boot, Failure, Faults, NodeGroup, Operations, Scenario
 from inferencecluster.simulator.signals import Signals
 from inferencecluster.simulator.simulation import Simulation
 from inferencecluster.simulator.workload import Request
@@ -157,37 +157,85 @@ def test_a_failure_of_nobody_changes_nothing() -> None:
     assert at_rest(scenario(faults=faults), 20.0).replicas.failures == 0
 
 
+def unattended() -> Scenario:
+    """Two prefill and one decode replica, and an operator that looks at them once."""
+    return scenario(
+        cluster_spec((2, 1, 0), interval_seconds=600.0), operations=Operations(debounce_seconds=600.0)
+    )
+
+
 def test_a_conversion_moves_the_home_and_keeps_what_runs() -> None:
-    plan = scenario(cluster_spec((2, 1, 0)), seed=1)
+    plan = unattended()
     ended: list[Journey] = []
     simulation = Simulation(plan, record=ended.append)
-    homes: list[tuple[float, PoolName, bool]] = []
+    homes: list[tuple[float, PoolName, PoolName, bool]] = []
+
+    def note(_: object) -> None:
+        replica = next(replica for replica in simulation.replicas if replica.name == "simulated-engine-1")
+        assert replica.entry is not None
+        homes.append((simulation.events.now, replica.home, replica.entry.home, replica.entry.serving))
 
     def convert(_: object) -> None:
-        replica = next(replica for replica in simulation.replicas if replica.name == "simulated-engine-1")
-        simulation.replicas.convert(replica.name, replica.uid, D)
-        for later in (0.0, 4.9, 5.05):
-            simulation.events.at(
-                11.0 + later,
-                lambda _: homes.append((simulation.events.now, replica.home, replica.is_serving)),
-            )
+        simulation.replicas.convert("simulated-engine-1", "uid-2", D)
+        for later in (0.0, 0.9, 1.05):
+            simulation.events.at(11.0 + later, note)
 
     simulation.events.at(11.0, convert)
     simulation.serve(steady(15.0, 12.0))
-    assert homes == [(11.0, P, False), (15.9, P, False), (16.05, D, True)]
+    # Between the label and the moment in which the router sees it, it goes on as before.
+    assert homes == [(11.0, D, P, True), (11.9, D, P, True), (12.05, D, D, True)]
     assert simulation.replicas.conversions == 1
     assert {journey.outcome for journey in ended} == {Outcome.COMPLETED}
     assert simulation.report().conversions == 1
 
 
-def test_a_replica_that_fails_while_it_is_converted_stays_where_it_was() -> None:
-    simulation = Simulation(scenario(cluster_spec((2, 1, 0), boot_seconds=100.0)))
+def test_a_replica_that_fails_while_it_is_converted_is_gone_for_both_pools() -> None:
+    simulation = Simulation(unattended())
     simulation.events.at(1.0, lambda _: simulation.replicas.convert("simulated-engine-0", "uid-1", D))
-    simulation.events.at(2.0, lambda _: simulation.replicas.fail(next(iter(simulation.replicas))))
-    homes: list[PoolName] = []
-    simulation.events.at(8.0, lambda _: homes.extend(replica.home for replica in simulation.replicas))
+    simulation.events.at(1.5, lambda _: simulation.replicas.fail(next(iter(simulation.replicas))))
+    known: list[str] = []
+    simulation.events.at(8.0, lambda _: known.extend(simulation.frontend.ledger.entries))
     simulation.serve(requests((20.0, 1, 1)))
-    assert homes == [P, D, P]
+    assert known == ["simulated-engine-1", "simulated-engine-2"]
+
+
+def test_a_draining_replica_that_is_converted_serves_again() -> None:
+    simulation = Simulation(scenario(cluster_spec((2, 1, 0))))
+    replicas = simulation.replicas
+    replicas.start_initial()
+    replicas.fence("simulated-engine-0", "uid-1", "ScaleDown")
+    replicas.convert("simulated-engine-0", "uid-1", D)
+    while (simulation.events.next_time() or 9.0) <= 1.0:
+        simulation.events.run_next()
+    replica = next(iter(replicas))
+    assert (replica.home, replica.is_serving) == (D, True)
+    assert replica.entry is not None
+    assert (replica.entry.home, replica.entry.serving) == (D, True)
+
+
+def test_a_booting_replica_is_met_in_its_new_home() -> None:
+    simulation = Simulation(scenario(cluster_spec((1, 1, 0), most=(2, 2, 0), boot_seconds=10.0)))
+    replicas = simulation.replicas
+    replicas.create(5, P)
+    replicas.convert("simulated-engine-5", "uid-1", D)
+    while (simulation.events.next_time() or 99.0) <= 10.0:
+        simulation.events.run_next()
+    replica = next(iter(replicas))
+    assert replica.entry is not None
+    assert (replica.home, replica.entry.home, replica.is_serving) == (D, D, True)
+
+
+def test_the_operator_converts_where_pools_are_interchangeable() -> None:
+    spec = cluster_spec((3, 1, 0), most=(4, 4, 0), boot_seconds=100.0)
+    prefill, decode, mixed = (replace(pool, interchangeable=True) for pool in spec.pools)
+    spec = replace(spec, pools=(replace(prefill, min_replicas=1), decode, mixed), budget_gpus=4)
+    policy = Script({10.0: {P: 2, D: 2}})
+    seen = observations(scenario(spec, initial={P: 3, D: 1}), steady(1.0, 60.0), policy)
+    homes = [sorted(replica.home for replica in look.replicas) for look in seen]
+    assert homes[0] == [D, P, P, P]
+    assert homes[-1] == [D, D, P, P]
+    assert {len(look.replicas) for look in seen} == {4}, "nothing was created or drained"
+    assert all(replica.fenced_at is None for look in seen for replica in look.replicas)
 
 
 def test_an_action_that_comes_too_late_changes_nothing() -> None:
@@ -201,9 +249,9 @@ def test_an_action_that_comes_too_late_changes_nothing() -> None:
     replicas.convert("simulated-engine-0", "uid-1", P)
     assert [replica.is_serving for replica in replicas] == [True, True]
     assert replicas.conversions == 0
-    replicas.fence("simulated-engine-0", "uid-1", "ScaleDown")
+    replicas.delete("simulated-engine-0", "uid-1")
     replicas.convert("simulated-engine-0", "uid-1", D)
-    assert [replica.converting_to for replica in replicas] == [None, None]
+    assert [replica.home for replica in replicas] == [P, D]
 
 
 def test_nodes_bound_what_can_start_and_the_operator_sees_them() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Final
 
 from pydantic import ConfigDict, Field
@@ -14,6 +15,15 @@ UP_WINDOW_SECONDS: Final = 0
 """HPA's default: up at once."""
 DOWN_WINDOW_SECONDS: Final = 300
 """HPA's default: down to the largest size wanted in the last five minutes."""
+
+
+class Conversion(StrEnum):
+    """Whether replicas may move between pools without a restart."""
+
+    DISABLED = "Disabled"
+    """A replica that another pool needs drains, and another one boots; each pool's engines are tuned for their phase."""
+    ENABLED = "Enabled"
+    """Pools of one shape and speed share one engine configuration, which takes every phase, and their replicas move."""
 
 
 class SloTargets(ApiModel):
@@ -42,10 +52,24 @@ class SloTargets(ApiModel):
 
 
 class Budget(ApiModel):
-    """What the cluster may take at most."""
+    """What the cluster may take at most, and what it keeps."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                rule="!has(self.minGpus) || self.minGpus <= self.gpus",
+                message="minGpus must not exceed gpus: lower minGpus or raise gpus",
+                detail="minGpus %d exceeds gpus %d: lower minGpus or raise gpus",
+                values=("self.minGpus", "self.gpus"),
+                path=".minGpus",
+            )
+        )
+    )
 
     gpus: Annotated[int, Field(ge=1, le=MAX_BUDGET_GPUS)]
     """Hard cap on the GPUs of all existing replicas at every instant: starting, draining and Pending ones count."""
+    min_gpus: Annotated[int, Field(ge=0, le=MAX_BUDGET_GPUS)] | None = None
+    """GPUs that are paid for anyway: demand removes no replica while all together hold no more. Absent means 0."""
 
 
 class ScalingPolicy(ApiModel):
@@ -106,5 +130,7 @@ class Scaling(ApiModel):
     """A replica that is Pending or starting for longer is given up, and the wish lowered to what the nodes hold."""
     drain_timeout_seconds: Annotated[int, Field(ge=1, le=DAY_SECONDS), DEFAULTED] = 1800
     """A draining replica is deleted after this time even with work in flight; status tells."""
+    conversion: Annotated[Conversion, DEFAULTED] = Conversion.DISABLED
+    """Enabled: pools that agree in shape, placement, resources and performance share one engine configuration, and their replicas move from one to the other without a restart. A change restarts the replicas of such pools, as a rollout does."""
     behavior: ScalingBehavior = ScalingBehavior()
     """Stabilisation windows and rate limits per direction, with the HorizontalPodAutoscaler's own field names."""

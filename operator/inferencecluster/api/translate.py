@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from inferencecluster.api.engine import IMAGE_TAG_WITH_VERSION, Engine
@@ -14,6 +16,7 @@ from inferencecluster.api.pools import Coefficients, Pool, Pools
 from inferencecluster.api.scaling import (
     DOWN_WINDOW_SECONDS,
     UP_WINDOW_SECONDS,
+    Conversion,
     ScalingBehavior,
     ScalingRules,
     SloTargets,
@@ -110,7 +113,7 @@ def to_core(cluster: InferenceCluster, *, revision: str) -> core.ClusterSpec:
         revision=revision,
         budget_gpus=spec.budget.gpus,
         slo=_slo(spec.slo),
-        pools=_pools(spec.pools, model_source=spec.model.source),
+        pools=_pools(spec.pools, model_source=spec.model.source, conversion=scaling.conversion),
         mode=scaling.mode,
         behavior=_behavior(scaling.behavior),
         interval_seconds=float(scaling.interval_seconds),
@@ -118,6 +121,7 @@ def to_core(cluster: InferenceCluster, *, revision: str) -> core.ClusterSpec:
         startup_deadline_seconds=float(scaling.startup_timeout_seconds),
         drain_deadline_seconds=float(scaling.drain_timeout_seconds),
         overflow_tokens=spec.router.overflow_tokens,
+        kept_gpus=spec.budget.min_gpus or 0,
     )
 
 
@@ -150,7 +154,9 @@ def _rules(rules: ScalingRules, *, default_window: int) -> core.ScalingRules:
     )
 
 
-def _pools(pools: Pools, *, model_source: str) -> tuple[core.PoolSpec, core.PoolSpec, core.PoolSpec]:
+def _pools(
+    pools: Pools, *, model_source: str, conversion: Conversion
+) -> tuple[core.PoolSpec, core.PoolSpec, core.PoolSpec]:
     """Prefill, decode, mixed. A pool that is off takes its shape and speed from one that is on."""
     by_name = {PoolName.PREFILL: pools.prefill, PoolName.DECODE: pools.decode, PoolName.MIXED: pools.mixed}
     on = {
@@ -173,8 +179,28 @@ def _pools(pools: Pools, *, model_source: str) -> tuple[core.PoolSpec, core.Pool
             advice="give mixed a maxReplicas of at least 1, or prefill and decode one each",
         )
     shape = next(iter(on.values()))
+    if conversion is Conversion.ENABLED:
+        on = _with_conversion(on)
     prefill, decode, mixed = (on.get(name, _switched_off(name, shape)) for name in by_name)
     return prefill, decode, mixed
+
+
+def _with_conversion(pools: Mapping[PoolName, core.PoolSpec]) -> dict[PoolName, core.PoolSpec]:
+    """Pools that agree with another one in all that their Pods rest on become interchangeable.
+
+    Their template changes with it, because their engines are configured otherwise: replicas of before are replaced.
+    """
+
+    def agrees(pool: core.PoolSpec) -> bool:
+        shape = pool.template, pool.performance
+        return any(shape == (item.template, item.performance) for item in pools.values() if item is not pool)
+
+    return {
+        name: replace(pool, interchangeable=True, template=_digest({"every phase": pool.template}))
+        if agrees(pool)
+        else pool
+        for name, pool in pools.items()
+    }
 
 
 def _switched_off(name: PoolName, shape: core.PoolSpec) -> core.PoolSpec:

@@ -58,7 +58,7 @@ def _hardware(model_source: str, pool: Pool, spec: PoolSpec) -> tuple[Hardware, 
     known = profile_of(model_source, pool)
     if known is not None:
         mine = replace(known, performance=spec.performance)
-        return Hardware.of_profile(mine, spec.name), []
+        return Hardware.of_profile(mine, _tuned_for(spec)), []
     notes = []
     kv_bytes = kv_bytes_per_token(model_source, pool)
     if kv_bytes is None:
@@ -79,8 +79,13 @@ def _hardware(model_source: str, pool: Pool, spec: PoolSpec) -> tuple[Hardware, 
         performance=spec.performance,
         kv_bytes_per_token=float(kv_bytes or 0),
         link_bytes_per_second=link * spec.gpus_per_replica,
-        max_num_tokens=tokens[spec.name],
+        max_num_tokens=tokens[_tuned_for(spec)],
         dollars_per_gpu_hour=facts.dollars_per_hour,
         watts_per_gpu=facts.watts,
     )
     return measured, notes
+
+
+def _tuned_for(spec: PoolSpec) -> PoolName:
+    """As `PoolContext.tuned_for`."""
+    return PoolName.MIXED if spec.interchangeable else spec.name

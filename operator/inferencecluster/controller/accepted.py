@@ -40,17 +40,19 @@ def accept(cluster: InferenceCluster, platform: Platform) -> AcceptedSpec:
     revision = revision_of(cluster)
     spec = to_core(cluster, revision=revision)
     contexts = {
-        name: PoolContext(cluster, name, revision, spec.pool(name).performance, platform)
+        name: PoolContext(cluster, name, revision, spec.pool(name), platform)
         for name, pool in _pools(cluster).items()
         if pool.max_replicas > 0
     }
+    # Interchangeable pools share one.
+    configs = {config["metadata"]["name"]: config for config in map(render_engine_config, contexts.values())}
     return AcceptedSpec(
         cluster=cluster,
         spec=spec,
         contexts=contexts,
         placements={name: _placement(context) for name, context in contexts.items()},
         children=(
-            *(render_engine_config(context) for context in contexts.values()),
+            *configs.values(),
             *render_router(cluster, platform),
         ),
     )

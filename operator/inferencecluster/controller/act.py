@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Final, assert_never
 
 from inferencecluster.adapters.kube import DeleteGuard, KubeClient
@@ -24,19 +25,23 @@ from inferencecluster.api.names import (
 )
 from inferencecluster.controller.accepted import AcceptedSpec
 from inferencecluster.controller.events import Event, EventReason, EventType, because
-from inferencecluster.core.actions import Action, Create, Delete, Fence, Unfence
+from inferencecluster.core.actions import Action, Convert, Create, Delete, Fence, Unfence
 from inferencecluster.core.errors import ApplyError, Conflict, Forbidden, Invalid
 from inferencecluster.core.fleet import PoolName, Replica
 from inferencecluster.core.observation import Refusal
 from inferencecluster.core.replacement import FORBIDDEN, INVALID_POD
 from inferencecluster.core.spec import ClusterSpec
 from inferencecluster.core.victims import is_current, ordinal_of
+from inferencecluster.render.context import PoolContext
 from inferencecluster.render.replica import DRAINED_GRACE_SECONDS, render_replica
 
 _ANNOTATION_CHARACTERS: Final = 500
 """A reason is a sentence."""
 _NAMES_TRIED: Final = 10
 """Names of others that one create passes over in one look; more of them are nobody's accident."""
+
+_UNFENCED: Final = MappingProxyType({ANNOTATION_FENCED_AT: None, ANNOTATION_FENCE_REASON: None})
+"""Annotations of a merge patch that takes a fence back; nothing where there is none."""
 
 Target = tuple[str, str]
 """Kind of write and uid of the replica: what a refusal is remembered by."""
@@ -111,7 +116,7 @@ class Acted:
     """Nothing was tried: the decision was made on Pods that may not be as they were seen."""
 
 
-def target_of(action: Fence | Unfence | Delete) -> Target:
+def target_of(action: Fence | Unfence | Convert | Delete) -> Target:
     """What a refusal of the action is remembered by."""
     return type(action).__name__, action.uid
 
@@ -121,7 +126,7 @@ def missing_notes(fleet: Fleet, spec: ClusterSpec | None, odd_fences: frozenset[
 
     A proper time of a fence whose time cannot be one. And the present template, on current replicas that tell none, so
     that the next change of it replaces them: they are of an operator that did not write it, and are not replaced
-    because of that.
+    because of that. Not in interchangeable pools, where a template promises an engine that takes every phase.
     """
     notes = [
         Note("FenceTime", replica, {ANNOTATION_FENCED_AT: f"{replica.fenced_at:.3f}"})
@@ -131,9 +136,10 @@ def missing_notes(fleet: Fleet, spec: ClusterSpec | None, odd_fences: frozenset[
     if spec is None:
         return tuple(notes)
     for replica in fleet.replicas:
-        template = spec.pool(replica.home).template
-        if template and not replica.template and replica.counts and is_current(replica, spec):
-            notes.append(Note("Template", replica, {ANNOTATION_TEMPLATE: template}))
+        pool = spec.pool(replica.home)
+        is_silent = pool.template and not replica.template and replica.counts
+        if is_silent and not pool.interchangeable and is_current(replica, spec):
+            notes.append(Note("Template", replica, {ANNOTATION_TEMPLATE: pool.template}))
     return tuple(notes)
 
 
@@ -147,7 +153,8 @@ class Actor:
     async def carry_out(
         self, actions: Sequence[Action], fleet: Fleet, accepted: AcceptedSpec | None
     ) -> Acted:
-        """In order; a refused action does not hold up the others. `accepted` may be None where nothing is created.
+        """In order; a refused action does not hold up the others. `accepted` may be None where nothing is created or
+        converted.
 
         Raises `ApiUnavailable`: then nothing after the failing call has been tried.
         """
@@ -160,7 +167,7 @@ class Actor:
         for action in actions:
             if not isinstance(action, Create):
                 try:
-                    event = await self._change(action, fleet)
+                    event = await self._change(action, fleet, accepted)
                 except ApplyError as error:
                     refused.append(Refused(target_of(action), error))
                 else:
@@ -182,28 +189,36 @@ class Actor:
         refused: list[Refused] = []
         for note in notes:
             try:
-                await self._annotate(note.replica.name, note.replica.uid, fleet, note.annotations)
+                change = {"annotations": dict(note.annotations)}
+                await self._patch(note.replica.name, note.replica.uid, fleet, change)
             except ApplyError as error:
                 refused.append(Refused(note.target, error))
         return tuple(refused)
 
-    async def _change(self, action: Fence | Unfence | Delete, fleet: Fleet) -> Event | None:
+    async def _change(
+        self, action: Fence | Unfence | Convert | Delete, fleet: Fleet, accepted: AcceptedSpec | None
+    ) -> Event | None:
         """Something that exists; None when there is nothing to do any more."""
         match action:
             case Fence():
-                annotations: dict[str, str | None]
                 annotations = {
                     ANNOTATION_FENCED_AT: f"{fleet.now:.3f}",
                     ANNOTATION_FENCE_REASON: action.reason[:_ANNOTATION_CHARACTERS],
                 }
-                await self._annotate(action.replica, action.uid, fleet, annotations)
+                await self._patch(action.replica, action.uid, fleet, {"annotations": annotations})
                 message = f"{action.replica} gets no new requests, because {because(action.reason)}"
                 return _event(EventReason.REPLICA_FENCED, message)
             case Unfence():
-                annotations = {ANNOTATION_FENCED_AT: None, ANNOTATION_FENCE_REASON: None}
-                await self._annotate(action.replica, action.uid, fleet, annotations)
+                await self._patch(action.replica, action.uid, fleet, {"annotations": dict(_UNFENCED)})
                 message = f"{action.replica} serves again, because {because(action.reason)}"
                 return _event(EventReason.REPLICA_UNFENCED, message)
+            case Convert():
+                if accepted is None or action.pool not in accepted.contexts:
+                    return None
+                change = _as_of(accepted.contexts[action.pool])
+                await self._patch(action.replica, action.uid, fleet, change)
+                message = f"{action.replica} moves to {action.pool}, because {because(action.reason)}"
+                return _event(EventReason.REPLICA_CONVERTED, message)
             case Delete():
                 return await self._delete(action, fleet)
             case _:
@@ -247,11 +262,9 @@ class Actor:
         )
         return (Event(EventType.WARNING, EventReason.REPLICA_NOT_LABELLED, message),)
 
-    async def _annotate(
-        self, name: str, uid: str, fleet: Fleet, annotations: Mapping[str, str | None]
-    ) -> None:
-        """Raises `Conflict` when the Pod is another one by now, or not as it was observed."""
-        metadata: Manifest = {"uid": uid, "annotations": dict(annotations)}
+    async def _patch(self, name: str, uid: str, fleet: Fleet, change: Manifest) -> None:
+        """Change labels and annotations. Raises `Conflict` when the Pod is another one by now, or not as it was observed."""
+        metadata: Manifest = {"uid": uid, **change}
         if fleet.versions.get(uid):
             metadata["resourceVersion"] = fleet.versions[uid]
         try:
@@ -291,6 +304,12 @@ class Actor:
             message += ", with work in flight or unknown"
             return Event(EventType.WARNING, EventReason.DRAIN_OVERRIDDEN, message)
         return _event(EventReason.REPLICA_DELETED, message)
+
+
+def _as_of(context: PoolContext) -> Manifest:
+    """The labels and annotations that a serving replica of the pool has; of interchangeable pools nothing else differs."""
+    metadata = render_replica(context, ordinal=0)["metadata"]
+    return {"labels": metadata["labels"], "annotations": {**metadata["annotations"], **_UNFENCED}}
 
 
 def _is_unchanged(pod: Manifest, observed: Replica, owner_uid: str) -> bool:

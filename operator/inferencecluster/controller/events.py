@@ -31,6 +31,7 @@ from inferencecluster.core.transition import (
     ROLLOUT,
     SCALE_DOWN,
     WANTED_AGAIN,
+    WANTED_ELSEWHERE,
 )
 
 REPEAT_SECONDS: Final = 120.0
@@ -44,6 +45,7 @@ _BECAUSE: Final = MappingProxyType(
         BELOW_TARGET: "its pool has fewer replicas than desired",
         SCALE_DOWN: "its pool has more replicas than desired",
         WANTED_AGAIN: "its pool needs it again",
+        WANTED_ELSEWHERE: "that pool lacks one and its own has one too many",
         ROLLOUT: "it is of an older revision, shape or placement",
         CLUSTER_DELETED: "the cluster is being deleted",
         DRAIN_DEADLINE: "its drain deadline has passed",
@@ -76,6 +78,7 @@ class EventReason(StrEnum):
     REPLICA_CREATED = "ReplicaCreated"
     REPLICA_FENCED = "ReplicaFenced"
     REPLICA_UNFENCED = "ReplicaUnfenced"
+    REPLICA_CONVERTED = "ReplicaConverted"
     REPLICA_DELETED = "ReplicaDeleted"
     DRAIN_OVERRIDDEN = "DrainOverridden"
 

@@ -36,6 +36,17 @@ class Unfence:
 
 
 @dataclass(frozen=True, slots=True)
+class Convert:
+    """Move a replica's home to another pool without a restart; a fence that it has is taken back in the same write."""
+
+    replica: str
+    uid: str
+    pool: PoolName
+    """Its new home."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Delete:
     """Delete a replica that is idle, or never served, or whose drain deadline has passed (`forced`)."""
 
@@ -45,4 +56,4 @@ class Delete:
     forced: bool = False
 
 
-Action = Create | Fence | Unfence | Delete
+Action = Create | Fence | Unfence | Convert | Delete

@@ -21,9 +21,10 @@ lacks the largest share of what the tier wants for it (prefill, decode, mixed am
     4  what mixed needs
     5  what prefill and decode only hold for their stabilisation window
     6  the same for mixed
+    7  up to the GPUs that are kept anyway: present sizes, then whatever the bounds allow
 
 Tier 5 is the trade: *need* looks back over a short window, so a pool whose demand has gone gives GPUs to a pool that
-is short, long before it would shrink by itself. Example: budget 10, one GPU each; prefill needs 8, decode needs 2 and
+is short, long before it would shrink by itself (at once where its replicas can be converted). Example: budget 10, one GPU each; prefill needs 8, decode needs 2 and
 holds 6. Tier 3 grants 8 and 2, nothing is left to hold: decode releases 4. With a budget of 12 it keeps 4.
 
 Two pools that are both short share by their needs at once, but not for an imbalance of a replica or a tenth.
@@ -111,7 +112,7 @@ class Target:
     """Before any limit; the present size when demand is missing."""
     limited_by: str
     """`tolerance`, `metrics`, `stabilization`, `behavior`, `minReplicas`, `maxReplicas`, `nodes`, `quota`, `backOff`,
-    `budget`, or empty."""
+    `budget`, `minGpus`, or empty."""
     reason: str
     """What the size was wanted for; where a back-off limits it, what could not start or be created."""
     message: str
@@ -130,6 +131,8 @@ class _Wish:
     """Without what is held only for the stabilisation window; <= `replicas`."""
     kept: int
     """What the pool loses to hard limits only."""
+    most: int
+    """What hard limits allow."""
     limited_by: str
     is_first: bool
     """Nothing was decided about the pool before."""
@@ -145,7 +148,7 @@ def allocate(
     """
     prefill, decode, mixed = (_wish(memory, request, name) for name in ALL)
     wishes = (prefill, decode, mixed)
-    sizes = _share(wishes, request.spec.budget_gpus)
+    sizes = _share(wishes, request.spec)
     histories = {
         wish.pool.name: wish.history.resize(sizes[wish.pool.name], request.now, request.spec.behavior)
         for wish in wishes
@@ -175,20 +178,22 @@ def _wish(memory: AllocationMemory, request: AllocationRequest, name: PoolName) 
         size, limited_by = _follow(
             stabilized(history, recommended, now, spec.behavior), "stabilization", size, limited_by
         )
-        needed = min(size, history.highest(now - _trade_seconds(spec), recommended))
+        needed = min(size, history.highest(now - _trade_seconds(spec, pool), recommended))
         size, limited_by = _follow(
             rate_limited(history, size, now, spec.behavior), "behavior", size, limited_by
         )
         needed = rate_limited(history, needed, now, spec.behavior)
     size, limited_by = _follow(min(size, pool.max_replicas), "maxReplicas", size, limited_by)
     size, limited_by = _follow(max(size, pool.min_replicas), "minReplicas", size, limited_by)
-    back_off = request.back_offs.get(name)
+    back_off, most = request.back_offs.get(name), pool.max_replicas
     if back_off is not None:
-        held = max(_held(request.replicas, name, back_off), pool.min_replicas)
-        size, limited_by = _follow(min(size, held), back_off.limit, size, limited_by)
+        most = max(_held(request.replicas, name, back_off), pool.min_replicas)
+        size, limited_by = _follow(min(size, most), back_off.limit, size, limited_by)
     needed = min(max(needed, pool.min_replicas), size)
     kept = min(size, kept if request.shrink_allowed else history.size)
-    return _Wish(pool, history, wanted, size, needed, kept, limited_by, is_first)
+    return _Wish(
+        pool, history, wanted, size, needed, kept, min(most, pool.max_replicas), limited_by, is_first
+    )
 
 
 def _follow(proposed: int, limit: str, size: int, limited_by: str) -> tuple[int, str]:
@@ -226,14 +231,15 @@ def _is_tolerable(need: float, size: int) -> bool:
     return need > 0 and size - 1 - tolerance < need <= size + tolerance
 
 
-def _trade_seconds(spec: ClusterSpec) -> float:
+def _trade_seconds(spec: ClusterSpec, pool: PoolSpec) -> float:
     """How long a pool must have wanted less before others may take its GPUs.
 
-    A trade costs the receiver a boot: what is given away must have been idle as long. Never longer than the user's
-    own window.
+    A trade costs the receiver a boot, or next to nothing where replicas are converted: what is given away must have been
+    idle as long, and in two decisions. Never longer than the user's own window.
     """
     window = spec.behavior.scale_down.stabilization_window_seconds
-    return min(window, max(spec.boot_seconds, 2 * spec.interval_seconds))
+    cost = 0.0 if pool.interchangeable else spec.boot_seconds
+    return min(window, max(cost, 2 * spec.interval_seconds))
 
 
 def _count(replicas: tuple[Replica, ...], name: PoolName) -> int:
@@ -249,9 +255,9 @@ def _held(replicas: tuple[Replica, ...], name: PoolName, back_off: BackOff) -> i
     )
 
 
-def _share(wishes: tuple[_Wish, ...], budget: int) -> Sizes:
+def _share(wishes: tuple[_Wish, ...], spec: ClusterSpec) -> Sizes:
     """The sizes that the budget allows."""
-    fair = _fill(wishes, budget, keep=False)
+    fair = _fill(wishes, spec, keep=False)
     robbed = [
         (wish.history.size - fair[wish.pool.name], wish.history.size)
         for wish in wishes
@@ -260,30 +266,34 @@ def _share(wishes: tuple[_Wish, ...], budget: int) -> Sizes:
     # Both base pools are short: moving a replica or a tenth from one to the other costs a drain and a boot and gains
     # next to nothing. Only a larger imbalance is worth it.
     if robbed and all(loss <= max(1, size * TOLERANCE_PERCENT // 100) for loss, size in robbed):
-        return _fill(wishes, budget, keep=True)
+        return _fill(wishes, spec, keep=True)
     return fair
 
 
-def _fill(wishes: tuple[_Wish, ...], budget: int, *, keep: bool) -> Sizes:
+def _fill(wishes: tuple[_Wish, ...], spec: ClusterSpec, *, keep: bool) -> Sizes:
     """All tiers in turn; with `keep`, base pools first get what they have and need."""
     sizes = dict.fromkeys(ALL, 0)
-    tiers: list[tuple[tuple[PoolName, ...], list[int]]] = [
-        (ALL, [min(wish.pool.min_replicas, wish.replicas) for wish in wishes]),
-        (ALL, [wish.kept for wish in wishes]),
-        (BASE, [min(wish.history.size, wish.needed) if keep else 0 for wish in wishes]),
-        (BASE, [wish.needed for wish in wishes]),
-        (ALL, [wish.needed for wish in wishes]),
-        (BASE, [wish.replicas for wish in wishes]),
-        (ALL, [wish.replicas for wish in wishes]),
+    budget = spec.budget_gpus
+    paid = min(budget, spec.kept_gpus) if spec.mode in SIZED_BY_DEMAND else 0
+    tiers: list[tuple[tuple[PoolName, ...], list[int], int]] = [
+        (ALL, [min(wish.pool.min_replicas, wish.replicas) for wish in wishes], budget),
+        (ALL, [wish.kept for wish in wishes], budget),
+        (BASE, [min(wish.history.size, wish.needed) if keep else 0 for wish in wishes], budget),
+        (BASE, [wish.needed for wish in wishes], budget),
+        (ALL, [wish.needed for wish in wishes], budget),
+        (BASE, [wish.replicas for wish in wishes], budget),
+        (ALL, [wish.replicas for wish in wishes], budget),
+        (ALL, [min(wish.history.size, wish.most) for wish in wishes], paid),
+        (ALL, [wish.most for wish in wishes], paid),
     ]
-    for names, goals in tiers:
+    for names, goals, gpus in tiers:
         members = [
             (wish.pool, goal) for wish, goal in zip(wishes, goals, strict=True) if wish.pool.name in names
         ]
         _fill_tier(
             sizes,
             members,
-            budget - sum(sizes[wish.pool.name] * wish.pool.gpus_per_replica for wish in wishes),
+            gpus - sum(sizes[wish.pool.name] * wish.pool.gpus_per_replica for wish in wishes),
         )
     return sizes
 
@@ -313,6 +323,8 @@ def _target(wish: _Wish, sizes: Sizes, request: AllocationRequest) -> Target:
     limited_by = "" if size == max(wanted, wish.pool.min_replicas) == wanted else wish.limited_by
     if size < wish.replicas and size < max(wanted, wish.pool.min_replicas):
         limited_by = "budget"
+    if size > wish.replicas:
+        limited_by = "minGpus"
     back_off = request.back_offs.get(wish.pool.name)
     return Target(
         pool=wish.pool.name,
@@ -332,14 +344,14 @@ def _explained(limited_by: str, wish: _Wish, size: int, request: AllocationReque
         return wish.wanted.message
     back_off = request.back_offs.get(wish.pool.name)
     if back_off is None or limited_by != back_off.limit:
-        return f"{_bound(limited_by, wish, size, request.spec.budget_gpus)}: {asked}"
+        return f"{_bound(limited_by, wish, size, request.spec)}: {asked}"
     if limited_by != "nodes":
         return f"{size} until the next try: {asked}; {back_off.message}"
     held, free = _held(request.replicas, wish.pool.name, back_off), _free(wish.pool.name, request.capacity)
     return f"the nodes hold {held}, {back_off.replicas} more could not be scheduled{free}: {asked}"
 
 
-def _bound(limited_by: str, wish: _Wish, size: int, budget_gpus: int) -> str:
+def _bound(limited_by: str, wish: _Wish, size: int, spec: ClusterSpec) -> str:
     """The limit with its value."""
     direction = "scaleDown" if size > wish.wanted.replicas else "scaleUp"
     return {
@@ -349,7 +361,8 @@ def _bound(limited_by: str, wish: _Wish, size: int, budget_gpus: int) -> str:
         "behavior": f"the rate limits of behavior.{direction} allow {size} for now",
         "minReplicas": f"minReplicas {wish.pool.min_replicas}",
         "maxReplicas": f"maxReplicas {wish.pool.max_replicas}",
-        "budget": f"the budget of {budget_gpus} GPUs leaves room for {size}",
+        "minGpus": f"budget.minGpus {spec.kept_gpus} keeps {size}",
+        "budget": f"the budget of {spec.budget_gpus} GPUs leaves room for {size}",
     }[limited_by]
 
 

@@ -82,6 +82,9 @@ class PoolSpec:
     performance: PerformanceModel
     template: str = ""
     """Hash of what the user chose for the pool's Pods beside the revision: shape, placement, resources."""
+    interchangeable: bool = False
+    """Its engines take every phase and are as fast as those of the other interchangeable pools: replicas may move between
+    those of one template (`conversion`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,8 @@ class ClusterSpec:
     drain_deadline_seconds: float
     """A fenced replica is deleted after this long even with work in flight (the override shows in status)."""
     overflow_tokens: int
+    kept_gpus: int = 0
+    """Demand removes no replica while all of them together hold no more GPUs than these, because they are paid for."""
 
     def pool(self, name: PoolName) -> PoolSpec:
         """The pool called `name`."""

@@ -4,9 +4,11 @@ Each call plans what may happen *now*:
 
     gone       delete replicas that failed or never started; fence those that stopped answering
     drains     delete what is drained (fence confirmed by every router, nothing in flight, no KV transfer) or overdue
-               (forced); take back a fence whose reason has gone
+               (forced); take back a fence whose reason has gone, also for an interchangeable pool
+    surplus    pools above target: the cheapest replicas                                          (`victims`)
+               move to an interchangeable pool that lacks some                                    (`conversion`);
+               else delete those that never served and fence the others
     rollout    retire replicas of an older revision or shape as new ones serve                    (`rollout`)
-    surplus    pools above target: delete replicas that never served, fence the cheapest of the others  (`victims`)
     deficit    pools below target: create, as long as the GPUs of *all* existing replicas and the new one fit
 
 Shrinking before growing is no rule of its own: a create counts every replica that still exists, so the receiver of a
@@ -26,7 +28,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from inferencecluster.core.actions import Action, Create, Delete, Fence, Unfence
+from inferencecluster.core.actions import Action, Convert, Create, Delete, Fence, Unfence
+from inferencecluster.core.conversion import Lack, conversions
 from inferencecluster.core.fleet import Lifecycle, PoolName, Replica, ReplicaLoad, gpus_held
 from inferencecluster.core.rollout import first_to_make_room, replaced
 from inferencecluster.core.spec import ClusterSpec
@@ -38,6 +41,7 @@ CLUSTER_DELETED: Final = "ClusterDeleted"
 FAILED: Final = "ReplicaFailed"
 BELOW_TARGET: Final = "BelowTarget"
 WANTED_AGAIN: Final = "WantedAgain"
+WANTED_ELSEWHERE: Final = "WantedElsewhere"
 DRAIN_DEADLINE: Final = "DrainDeadline"
 
 FENCE_SEEN_SECONDS: Final = 60.0
@@ -85,18 +89,23 @@ Outcome = Progress | Complete | Blocked
 
 def plan_transition(request: TransitionRequest) -> Outcome:
     """What to do now. Deterministic: equal requests give equal plans, and applying a plan twice changes nothing."""
+    lack = Lack({name: _deficit(request, name) for name in PoolName}, request.targets)
     gone = _gone(request)
-    drains = _drains(request)
     lost = {action.uid for action in gone}
-    retired = _retired(request, lost)
-    surplus = _surplus(request, lost | {replica.uid for replica in retired})
-    kept = _kept_serving(request, lost, (*retired, *surplus))
+    drains = _drains(request, lack)
+    staying = tuple(replica for replica in request.replicas if replica.uid not in lost)
+    surplus = _surplus(request, lost)
+    found = conversions(request.spec, staying, surplus, lack)
+    moved = tuple(Convert(replica.name, replica.uid, pool, WANTED_ELSEWHERE) for replica, pool in found.moves)
+    movers = {replica.uid for replica in (*found.later, *(replica for replica, _ in found.moves))}
+    surplus = [replica for replica in surplus if replica.uid not in movers]
+    retired = _retired(request, staying, lack)
+    kept = _kept_serving(request, staying, (*retired, *surplus), lack)
     removed = (
         *(_remove(replica, ROLLOUT) for replica in retired if replica not in kept),
         *(_remove(replica, SCALE_DOWN) for replica in surplus if replica not in kept),
     )
-    taken_back = {action.uid for action in drains if isinstance(action, Unfence)}
-    actions = (*gone, *drains, *removed, *_created(request, taken_back))
+    actions = (*gone, *drains, *moved, *removed, *_created(request, lack))
     return Progress(actions) if actions else _at_rest(request)
 
 
@@ -104,7 +113,8 @@ def plan_deletion(*, now: float, spec: ClusterSpec, replicas: tuple[Replica, ...
     """Drain and delete everything; `Complete` when no replica exists any more."""
     request = TransitionRequest(now, spec, replicas, dict.fromkeys(PoolName, 0), {})
     removed = (_remove(replica, CLUSTER_DELETED) for replica in cheapest_first(replicas) if replica.counts)
-    actions = (*_gone(request), *_drains(request), *removed)
+    nothing = Lack(dict.fromkeys(PoolName, 0), request.targets)
+    actions = (*_gone(request), *_drains(request, nothing), *removed)
     return Progress(actions) if actions else _at_rest(request)
 
 
@@ -149,26 +159,47 @@ def _remove(replica: Replica, reason: str) -> Delete | Fence:
     return kind(replica.name, replica.uid, reason)
 
 
-def _drains(request: TransitionRequest) -> tuple[Delete | Unfence, ...]:
-    """Fenced replicas: wanted again, drained, or overdue. Newest fence first: it has lost the least."""
-    wanted = {name: _deficit(request, name) for name in PoolName}
-    actions: list[Delete | Unfence] = []
+def _drains(request: TransitionRequest, lack: Lack) -> tuple[Delete | Unfence | Convert, ...]:
+    """Fenced replicas: wanted again, drained, or overdue; `lack` is lowered by those that come back.
+
+    Newest fence first: it has lost the least.
+    """
     fenced = [
         (fenced_at, replica)
         for replica in request.replicas
         if (fenced_at := replica.fenced_at) is not None
         and replica.lifecycle not in (Lifecycle.TERMINATING, Lifecycle.FAILED)
     ]
-    for fenced_at, replica in sorted(fenced, key=lambda item: (-item[0], ordinal_of(item[1]))):
-        overdue = _is_overdue(replica, fenced_at, request)
-        if wanted[replica.home] > 0 and not overdue and _may_return(replica, request):
-            wanted[replica.home] -= 1
-            actions.append(Unfence(replica.name, replica.uid, WANTED_AGAIN))
+    fenced.sort(key=lambda item: (-item[0], ordinal_of(item[1])))
+    overdue = {replica.uid for fenced_at, replica in fenced if _is_overdue(replica, fenced_at, request)}
+    back = _taken_back([replica for _, replica in fenced if replica.uid not in overdue], request, lack)
+    actions: list[Delete | Unfence | Convert] = []
+    for _, replica in fenced:
+        if replica.uid in back:
+            actions.append(back[replica.uid])
         elif _is_drained(replica):
             actions.append(Delete(replica.name, replica.uid, replica.fence_reason or SCALE_DOWN))
-        elif overdue:
+        elif replica.uid in overdue:
             actions.append(Delete(replica.name, replica.uid, DRAIN_DEADLINE, forced=True))
     return tuple(actions)
+
+
+def _taken_back(
+    fenced: list[Replica], request: TransitionRequest, lack: Lack
+) -> Mapping[str, Unfence | Convert]:
+    """By uid, those that their own pool wants again, then those that another pool can take."""
+    back: dict[str, Unfence | Convert] = {}
+    able = [replica for replica in fenced if _may_return(replica, request)]
+    for replica in able:
+        if lack.missing[replica.home] > 0:
+            lack.missing[replica.home] -= 1
+            back[replica.uid] = Unfence(replica.name, replica.uid, WANTED_AGAIN)
+    for replica in able:
+        pool = None if replica.uid in back else lack.new_home(replica, request.spec)
+        if pool is not None:
+            lack.missing[pool] -= 1
+            back[replica.uid] = Convert(replica.name, replica.uid, pool, WANTED_ELSEWHERE)
+    return back
 
 
 def _is_overdue(replica: Replica, fenced_at: float, request: TransitionRequest) -> bool:
@@ -193,22 +224,21 @@ def _is_drained(replica: Replica) -> bool:
     return never_served(replica) or (isinstance(load, ReplicaLoad) and load.fence_confirmed and load.is_idle)
 
 
-def _retired(request: TransitionRequest, lost: set[str]) -> list[Replica]:
+def _retired(request: TransitionRequest, staying: tuple[Replica, ...], lack: Lack) -> list[Replica]:
     """Old replicas that never served, those that new ones have replaced, or one that must make room."""
     spec, targets = request.spec, request.targets
-    staying = tuple(replica for replica in request.replicas if replica.uid not in lost)
     old = [replica for replica in staying if replica.counts and not is_current(replica, spec)]
     if not old:
         return []
     retired = [replica for replica in old if never_served(replica)]
     retired += replaced(spec, staying, targets)
-    stuck = any(_deficit(request, name) > 0 for name in request.held_back)
-    if not retired and not stuck and _lacks_room(request):
+    stuck = any(lack.missing[name] > 0 for name in request.held_back)
+    if not retired and not stuck and _lacks_room(request, lack):
         retired = first_to_make_room(spec, staying, targets)
     return retired
 
 
-def _lacks_room(request: TransitionRequest) -> bool:
+def _lacks_room(request: TransitionRequest, lack: Lack) -> bool:
     """New replicas are missing, none fits the budget, and nothing is on its way in or out."""
     if any(
         replica.is_leaving or replica.is_starting or replica.lifecycle is Lifecycle.FAILED
@@ -216,11 +246,11 @@ def _lacks_room(request: TransitionRequest) -> bool:
     ):
         return False
     free = request.spec.budget_gpus - gpus_held(request.replicas)
-    missing = [name for name in _creatable(request) if _deficit(request, name) > 0]
+    missing = [name for name in _creatable(request) if lack.missing[name] > 0]
     return bool(missing) and all(request.spec.pool(name).gpus_per_replica > free for name in missing)
 
 
-def _surplus(request: TransitionRequest, leaving: set[str]) -> list[Replica]:
+def _surplus(request: TransitionRequest, lost: set[str]) -> list[Replica]:
     """Pools above target lose their cheapest replicas. Old ones are no surplus: they leave as new ones serve."""
     victims: list[Replica] = []
     for name in PoolName:
@@ -229,7 +259,7 @@ def _surplus(request: TransitionRequest, leaving: set[str]) -> list[Replica]:
             for replica in request.replicas
             if replica.home is name
             and replica.counts
-            and replica.uid not in leaving
+            and replica.uid not in lost
             and is_current(replica, request.spec)
         ]
         victims += cheapest_first(mine)[: max(0, len(mine) - request.targets[name])]
@@ -237,26 +267,23 @@ def _surplus(request: TransitionRequest, leaving: set[str]) -> list[Replica]:
 
 
 def _kept_serving(
-    request: TransitionRequest, lost: set[str], leaving: tuple[Replica, ...]
+    request: TransitionRequest, staying: tuple[Replica, ...], leaving: tuple[Replica, ...], lack: Lack
 ) -> tuple[Replica, ...]:
     """When another pool is to take over from the last that serves, one replica stays until it does.
 
     None stays where the other could never fit beside it.
     """
-    going = lost | {replica.uid for replica in leaving}
-    serves = any(replica.is_serving and replica.uid not in going for replica in request.replicas)
-    if serves or not any(request.targets.values()) or _lacks_room(request):
+    going = {replica.uid for replica in leaving}
+    serves = any(replica.is_serving and replica.uid not in going for replica in staying)
+    if serves or not any(request.targets.values()) or _lacks_room(request, lack):
         return ()
     return tuple(replica for replica in leaving if replica.is_serving)[-1:]
 
 
-def _created(request: TransitionRequest, taken_back: set[str]) -> tuple[Create, ...]:
+def _created(request: TransitionRequest, lack: Lack) -> tuple[Create, ...]:
     """New replicas, while everything that exists and they fit the budget."""
     free = request.spec.budget_gpus - gpus_held(request.replicas)
-    missing = {name: _deficit(request, name) for name in _creatable(request)}
-    for replica in request.replicas:
-        if replica.uid in taken_back and replica.home in missing:
-            missing[replica.home] -= 1
+    missing = {name: lack.missing[name] for name in _creatable(request)}
     ordinals = _free_ordinals(request.replicas)
     created: list[Create] = []
     while True:

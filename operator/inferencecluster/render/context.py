@@ -10,6 +10,7 @@ from inferencecluster.api.translate import revision_of, to_core
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.perfmodel import PerformanceModel
+from inferencecluster.core.spec import PoolSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +32,19 @@ class PoolContext:
     cluster: InferenceCluster
     pool: PoolName
     revision: str
-    performance: PerformanceModel
-    """Speed and capacity of one replica of the pool."""
+    shape: PoolSpec
+    """The pool as the core knows it."""
     platform: Platform
+
+    @property
+    def performance(self) -> PerformanceModel:
+        """Speed and capacity of one replica of the pool."""
+        return self.shape.performance
+
+    @property
+    def tuned_for(self) -> PoolName:
+        """The work that the pool's engines are configured for: any work where their replicas move between pools."""
+        return PoolName.MIXED if self.shape.interchangeable else self.pool
 
     @property
     def pool_spec(self) -> Pool:
@@ -64,7 +75,7 @@ def pool_context(cluster: InferenceCluster, pool: PoolName, platform: Platform) 
         cluster=cluster,
         pool=pool,
         revision=revision,
-        performance=to_core(cluster, revision=revision).pool(pool).performance,
+        shape=to_core(cluster, revision=revision).pool(pool),
         platform=platform,
     )
     if context.pool_spec.max_replicas == 0:

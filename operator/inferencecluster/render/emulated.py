@@ -76,7 +76,7 @@ def _configuration(context: PoolContext, served_name: str) -> Manifest:
     link = gpu.link_bytes_per_second if gpu else UNKNOWN_LINK_BYTES_PER_SECOND
     return {
         "served_model_name": served_name,
-        "role": context.pool.value,
+        "role": context.tuned_for.value,
         "version": str(shape.version),
         "prefill": asdict(performance.prefill),
         "decode": asdict(performance.decode),

@@ -25,8 +25,11 @@ def pool_tolerations(pool: Pool) -> tuple[Toleration, ...]:
     return (*pool.tolerations, Toleration(key=GPU_TAINT, operator=TolerationOperator.EXISTS))
 
 
-def placement(cluster: InferenceCluster, name: PoolName, pool: Pool) -> Manifest:
-    """`nodeSelector`, `tolerations`, `affinity` and `topologySpreadConstraints` of a replica's Pod spec."""
+def placement(cluster: InferenceCluster, name: PoolName | None, pool: Pool) -> Manifest:
+    """`nodeSelector`, `tolerations`, `affinity` and `topologySpreadConstraints` of a replica's Pod spec.
+
+    Replicas are spread among those of the pool `name`; None: among all of the cluster.
+    """
     fields: Manifest = {
         "tolerations": [
             toleration.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -38,7 +41,8 @@ def placement(cluster: InferenceCluster, name: PoolName, pool: Pool) -> Manifest
     if pool.affinity is not None:
         fields["affinity"] = pool.affinity.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     if pool.topology_spread:
-        selector = {"matchLabels": {**selector_labels(cluster, COMPONENT_ENGINE), LABEL_POOL: name.value}}
+        of_pool = {LABEL_POOL: name.value} if name is not None else {}
+        selector = {"matchLabels": {**selector_labels(cluster, COMPONENT_ENGINE), **of_pool}}
         fields["topologySpreadConstraints"] = [
             {**constraint.model_dump(mode="json", by_alias=True), "labelSelector": selector}
             for constraint in pool.topology_spread

@@ -18,7 +18,6 @@ from inferencecluster.api.names import (
     LABEL_REVISION,
     LABEL_ROLE,
 )
-from inferencecluster.api.translate import template_of
 from inferencecluster.core.errors import SpecError
 from inferencecluster.render.context import PoolContext
 from inferencecluster.render.emulated import emulated_engine
@@ -68,7 +67,7 @@ def render_replica(context: PoolContext, *, ordinal: int) -> Manifest:
     labels = {**context.pool_spec.labels, **engine.labels, **_labels(context)}
     annotations = {
         **context.pool_spec.annotations,
-        ANNOTATION_TEMPLATE: template_of(context.pool_spec),
+        ANNOTATION_TEMPLATE: context.shape.template,
         ANNOTATION_KV_CAPACITY: str(context.performance.kv_capacity_tokens),
         ANNOTATION_MAX_BATCH: str(context.performance.max_batch_size),
         ANNOTATION_ENGINE_VERSION: str(configured_version(spec.engine)),
@@ -110,17 +109,19 @@ def _labels(context: PoolContext) -> dict[str, str]:
 def _config_map(context: PoolContext, engine: EngineParts) -> Manifest:
     content = f"{context.revision}\n{engine.config_file}\n{engine.config_text}"
     digest = hashlib.sha256(content.encode()).hexdigest()[:_DIGEST_CHARACTERS]
+    is_shared = context.shape.interchangeable
     labels = {
         **component_labels(context.cluster, COMPONENT_ENGINE),
-        LABEL_POOL: context.pool.value,
+        **({} if is_shared else {LABEL_POOL: context.pool.value}),
         LABEL_REVISION: context.revision,
     }
+    used_by = COMPONENT_ENGINE if is_shared else context.pool.value
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": object_metadata(
             context.cluster,
-            name=f"{context.cluster.metadata.name}-{context.pool}-{digest}",
+            name=f"{context.cluster.metadata.name}-{used_by}-{digest}",
             labels=labels,
         ),
         "immutable": True,
@@ -147,7 +148,9 @@ def _pod_spec(context: PoolContext, engine: EngineParts) -> Manifest:
         + ENDING_SECONDS,
         "securityContext": engine.pod_security,
         **_references(chosen),
-        **placement(context.cluster, context.pool, context.pool_spec),
+        **placement(
+            context.cluster, None if context.shape.interchangeable else context.pool, context.pool_spec
+        ),
         "containers": [_container(context, engine)],
         "volumes": volumes,
     }

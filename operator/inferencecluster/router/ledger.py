@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Final
 
+from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.routing import Disaggregated, Fleet, ReplicaView, Whole
 from inferencecluster.router.sources import ReplicaRecord
 
@@ -133,7 +134,7 @@ class Ledger:
         if entry is None or entry.record.uid != after.uid:
             # What is booked on an engine that is gone ends with its own entry.
             entry = self._entries[after.name] = Entry(after)
-        if before is None or (before.ready, before.fenced) != (after.ready, after.fenced):
+        if before is None or _standing(before) != _standing(after):
             _logger.info(
                 "replica changed",
                 extra={
@@ -197,6 +198,11 @@ class Ledger:
         entry.ejected = False
         self.publish(entry)
         self.on_room()
+
+
+def _standing(record: ReplicaRecord) -> tuple[PoolName, bool, bool]:
+    """What a change of is worth a line in the log."""
+    return record.home, record.ready, record.fenced
 
 
 class Assignment:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final, assert_never
 
-from inferencecluster.core.actions import Action, Create, Delete, Fence, Unfence
+from inferencecluster.core.actions import Action, Convert, Create, Delete, Fence, Unfence
 from inferencecluster.core.decision import Decision, Memory, decide
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.missing import Missing
@@ -105,6 +105,8 @@ class Operator:
                 self._replicas.fence(name, uid, reason)
             case Unfence(name, uid):
                 self._replicas.unfence(name, uid)
+            case Convert(name, uid, to):
+                self._replicas.convert(name, uid, to)
             case Delete(name, uid):
                 self._replicas.delete(name, uid)
             case _:

@@ -28,7 +28,6 @@ class SimulatedReplica:
     """One Pod and its engine."""
 
     __slots__ = (
-        "converting_to",
         "created_at",
         "entry",
         "failure",
@@ -60,14 +59,13 @@ class SimulatedReplica:
         self.fenced_at: float | None = None
         self.fence_reason = ""
         self.failure = ""
-        self.converting_to: PoolName | None = None
         self.entry: Entry | None = None
         """What the router holds on it; None before it is ready."""
 
     @property
     def is_serving(self) -> bool:
         """Routers may send work."""
-        return self.lifecycle is Lifecycle.READY and self.fenced_at is None and self.converting_to is None
+        return self.lifecycle is Lifecycle.READY and self.fenced_at is None
 
     @property
     def is_leaving(self) -> bool:
@@ -192,16 +190,21 @@ class Replicas:
             self._events.at(self._events.now + seconds, self._end, replica)
 
     def convert(self, name: str, uid: str, pool: PoolName) -> None:
-        """Move a replica's home to another pool without a restart: what it holds goes on, and it takes nothing new
-        for `conversion_seconds`. Only where its shape fits: the caller knows.
+        """Move a replica's home to another pool, and take back its fence: what it holds goes on, and the router treats it as
+        before until it has seen the label, `conversion_seconds` later. Only where its shape fits: the caller knows.
         """
         replica = self._find(name, uid)
-        if replica is not None and replica.is_serving and replica.home is not pool:
-            replica.converting_to = pool
-            self.conversions += 1
-            self._show(replica)
-            seconds = self._scenario.operations.conversion_seconds
-            self._events.at(self._events.now + seconds, self._converted, replica)
+        is_over = replica is None or replica.lifecycle in (Lifecycle.TERMINATING, Lifecycle.FAILED)
+        if replica is None or is_over or replica.home is pool:
+            return
+        now = self._events.now
+        replica.home = pool
+        replica.template = self._scenario.spec.pool(pool).template
+        replica.fenced_at = None
+        replica.fence_reason = ""
+        self.conversions += 1
+        self._events.at(now + self._scenario.operations.conversion_seconds, self._conversion_seen, replica)
+        self._on_change(now)
 
     def fail(self, replica: SimulatedReplica) -> None:
         """Its engine is gone. The Pod stays, failed, until the operator deletes it."""
@@ -291,15 +294,13 @@ class Replicas:
         if entry is not None and entry.serving:
             self._frontend.room_came(now)
 
-    def _converted(self, replica: SimulatedReplica) -> None:
-        pool, entry = replica.converting_to, replica.entry
-        if pool is None or entry is None or not entry.alive:
-            return
-        replica.converting_to = None
-        replica.home = entry.home = pool
-        replica.template = self._scenario.spec.pool(pool).template
-        self._tell_limits(entry, pool)
-        self._show(replica)
+    def _conversion_seen(self, replica: SimulatedReplica) -> None:
+        """By the router. A replica that has become ready meanwhile was met in its new home."""
+        entry = replica.entry
+        if entry is not None and entry.alive:
+            entry.home = replica.home
+            self._tell_limits(entry, replica.home)
+            self._show(replica)
 
     def _end(self, replica: SimulatedReplica) -> None:
         now = self._events.now

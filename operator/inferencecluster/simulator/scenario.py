@@ -23,8 +23,8 @@ DEBOUNCE_SECONDS: Final = 0.1
 """The operator's default, IC_DEBOUNCE_SECONDS."""
 TERMINATION_SECONDS: Final = 2.0
 """From the deletion of an idle engine to the end of its Pod: its process ends, the kubelet confirms. GPUs are held."""
-CONVERSION_SECONDS: Final = 5.0
-"""A converted replica takes nothing new for so long: every router sees its labels, and whoever routes finds it idle again."""
+CONVERSION_SECONDS: Final = 1.0
+"""Until every router has seen the label of a converted replica, which its watch brings in well under a second."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def engine_shape(context: PoolContext) -> EngineShape:
     pool = context.pool_spec
     return EngineShape(
         version=configured_version(engine),
-        pool=context.pool,
+        pool=context.tuned_for,
         tensor=pool.tensor_parallelism,
         pipeline=pool.pipeline_stages,
         max_batch_size=context.performance.max_batch_size,
