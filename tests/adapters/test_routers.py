@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestServer
 from inferencecluster.adapters.informer import ObjectKey
 from inferencecluster.adapters.pods import RouterPod
 from inferencecluster.adapters.routers import (
+    HOLDING_SECONDS,
     SETTLE_SECONDS,
     HttpRouterClient,
     Look,
@@ -98,6 +99,9 @@ class Routers:
         if address not in self.states:
             raise MetricsUnavailable(source=address, detail="connection refused")
         return self.states[address]
+
+    async def state_when_holding(self, address: str) -> RouterState:
+        return await self.state(address)
 
 
 async def look(**states: RouterState | None) -> RouterView:
@@ -272,6 +276,21 @@ async def test_an_answer_over_http_is_the_state_also_of_a_newer_version() -> Non
         with pytest.raises(MetricsUnavailable):
             await client.state("127.0.0.2.invalid")
     await server.close()
+
+
+async def test_a_router_is_asked_to_answer_when_it_holds_a_request() -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.query_string)
+        return web.Response(text=state("a").model_dump_json())
+
+    app = web.Application()
+    app.router.add_get("/state", answer)
+    async with TestServer(app) as server, HttpRouterClient(port=server.port or 0) as client:
+        await client.state_when_holding("127.0.0.1")
+        await client.state("127.0.0.1")
+    assert asked == [f"holding={HOLDING_SECONDS}", ""]
 
 
 async def _router(body: str, status: int) -> TestServer:

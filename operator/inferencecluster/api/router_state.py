@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
+
+HOLDING_PARAMETER: Final = "holding"
+"""Of the query: answer as soon as a request is held, or after so many seconds."""
+MAX_HOLDING_SECONDS: Final = 60
+"""Longest such wait; proxies and connection tracking drop what is silent for longer."""
 
 Count = Annotated[int, Field(ge=0)]
 

@@ -11,11 +11,12 @@ Per pool, in this order; the last step that changed the size is what it is `limi
     nodes, quota, backOff
                     replicas that could not start or be created are not asked for again until their back-off ends;
                     the minimum stays asked for, and the transition holds its creation back
+    pair            prefill and decode go to 0 and leave it only together: while one has replicas, the other has one
 
 Then the budget, which a pool passes in tiers. Each tier hands out one replica at a time, always to the pool that
 lacks the largest share of what the tier wants for it (prefill, decode, mixed among equals), as long as it fits:
 
-    1  minReplicas of all pools
+    1  minReplicas of all pools, and the pair of one prefill and one decode replica
     2  present sizes, as far as missing signals or the user's rate limits forbid shrinking
     3  what prefill and decode need; each keeps its proportion, so neither starves the other
     4  what mixed needs
@@ -34,7 +35,7 @@ Hard limits (budget, bounds, nodes) hold at once, whatever windows and rates say
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -97,6 +98,8 @@ class AllocationRequest:
     capacity: tuple[PoolCapacity, ...] | Missing
     back_offs: Mapping[PoolName, BackOff]
     """Pools that wait because replicas could not start or be created; absent means none."""
+    is_wake: bool = False
+    """A request is held for a cluster that sleeps: one replica of each pool that it needs, whatever windows and rates say."""
     asked_by: str = DEMAND
     """Who wants these sizes, for messages."""
 
@@ -111,7 +114,7 @@ class Target:
     """Before any limit; the present size when demand is missing."""
     limited_by: str
     """`tolerance`, `metrics`, `stabilization`, `behavior`, `minReplicas`, `maxReplicas`, `nodes`, `quota`, `backOff`,
-    `budget`, or empty."""
+    `pair`, `budget`, or empty."""
     reason: str
     """What the size was wanted for; where a back-off limits it, what could not start or be created."""
     message: str
@@ -130,6 +133,8 @@ class _Wish:
     """Without what is held only for the stabilisation window; <= `replicas`."""
     kept: int
     """What the pool loses to hard limits only."""
+    least: int
+    """What comes before all else: the minimum, and one while the other base pool has replicas."""
     limited_by: str
     is_first: bool
     """Nothing was decided about the pool before."""
@@ -144,6 +149,10 @@ def allocate(
     minimums (`SpecError` elsewhere) forces it lower; `limited_by` tells.
     """
     prefill, decode, mixed = (_wish(memory, request, name) for name in ALL)
+    if request.spec.mode in SIZED_BY_DEMAND and (request.is_wake or prefill.replicas or decode.replicas):
+        prefill, decode = _paired(prefill), _paired(decode)
+        if request.is_wake and prefill.pool.max_replicas == 0:
+            mixed = _paired(mixed)
     wishes = (prefill, decode, mixed)
     sizes = _share(wishes, request.spec.budget_gpus)
     histories = {
@@ -188,7 +197,22 @@ def _wish(memory: AllocationMemory, request: AllocationRequest, name: PoolName) 
         size, limited_by = _follow(min(size, held), back_off.limit, size, limited_by)
     needed = min(max(needed, pool.min_replicas), size)
     kept = min(size, kept if request.shrink_allowed else history.size)
-    return _Wish(pool, history, wanted, size, needed, kept, limited_by, is_first)
+    least = min(pool.min_replicas, size)
+    return _Wish(pool, history, wanted, size, needed, kept, least, limited_by, is_first)
+
+
+def _paired(wish: _Wish) -> _Wish:
+    """With one replica at least: the other base pool alone serves no request in phases.
+
+    After all limits, because windows and rates of the two pools end at different times. A back-off goes on: as with
+    a minimum, its replica stays asked for, and is not created before the next try.
+    """
+    if wish.pool.max_replicas == 0:
+        return wish
+    least = max(wish.least, 1)
+    if wish.replicas:
+        return replace(wish, least=least)
+    return replace(wish, replicas=1, needed=1, least=least, limited_by=wish.limited_by or "pair")
 
 
 def _follow(proposed: int, limit: str, size: int, limited_by: str) -> tuple[int, str]:
@@ -269,6 +293,7 @@ def _fill(wishes: tuple[_Wish, ...], budget: int, *, keep: bool) -> Sizes:
     sizes = dict.fromkeys(ALL, 0)
     tiers: list[tuple[tuple[PoolName, ...], list[int]]] = [
         (ALL, [min(wish.pool.min_replicas, wish.replicas) for wish in wishes]),
+        (ALL, [wish.least for wish in wishes]),
         (ALL, [wish.kept for wish in wishes]),
         (BASE, [min(wish.history.size, wish.needed) if keep else 0 for wish in wishes]),
         (BASE, [wish.needed for wish in wishes]),
@@ -347,6 +372,7 @@ def _bound(limited_by: str, wish: _Wish, size: int, budget_gpus: int) -> str:
         "metrics": "no pool shrinks while metrics are missing",
         "stabilization": f"the stabilization window of behavior.{direction} holds {size}",
         "behavior": f"the rate limits of behavior.{direction} allow {size} for now",
+        "pair": "one replica, because prefill and decode serve together and the other pool has replicas",
         "minReplicas": f"minReplicas {wish.pool.min_replicas}",
         "maxReplicas": f"maxReplicas {wish.pool.max_replicas}",
         "budget": f"the budget of {budget_gpus} GPUs leaves room for {size}",

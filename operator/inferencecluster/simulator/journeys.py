@@ -48,6 +48,7 @@ class Journey:
         "outcome",
         "output_tokens",
         "path",
+        "patience_seconds",
         "pending",
         "prefill",
         "prefilled_at",
@@ -67,6 +68,7 @@ class Journey:
         self.held_seconds = 0.0
         """Spent waiting in the router in earlier attempts."""
         self.held_since = -1.0
+        self.patience_seconds = 0.0
         self.path = Path.NONE
         self.first: Entry | None = None
         """Replica that prefills; both are None while it has none."""
