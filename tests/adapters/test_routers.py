@@ -68,6 +68,8 @@ def state(instance: str = "a", *replicas: ReplicaState, requests: int = 0, **cha
         completed_output_tokens=requests * 5,
         failed=0,
         refused=0,
+        prefilled_prompt_tokens=requests * 8,
+        cached_prompt_tokens=requests * 3,
     )
     values: dict[str, Any] = {
         "instance": instance,
@@ -231,6 +233,8 @@ async def test_the_flow_is_what_was_counted_between_two_looks() -> None:
         prompt_tokens_squared=1000.0,
         completed=10.0,
         completed_output_tokens=50.0,
+        prefilled_prompt_tokens=80.0,
+        cached_prompt_tokens=30.0,
     )
 
 

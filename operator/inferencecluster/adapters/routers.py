@@ -190,6 +190,8 @@ def _flow(previous: Look | None, look: Look) -> Flow | Missing:
         prompt_tokens_squared=_grown(previous, look, "prompt_tokens_squared"),
         completed=_grown(previous, look, "completed"),
         completed_output_tokens=_grown(previous, look, "completed_output_tokens"),
+        prefilled_prompt_tokens=_grown(previous, look, "prefilled_prompt_tokens"),
+        cached_prompt_tokens=_grown(previous, look, "cached_prompt_tokens"),
     )
 
 

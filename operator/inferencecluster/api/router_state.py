@@ -50,6 +50,10 @@ class Totals(_Wire):
     completed_output_tokens: Count
     failed: Count
     refused: Count
+    prefilled_prompt_tokens: Count = 0
+    """Of prompts whose prefill ended; 0 from a router that does not tell."""
+    cached_prompt_tokens: Count = 0
+    """Of those, what engines reported as found in their prefix cache."""
 
 
 class RouterState(_Wire):

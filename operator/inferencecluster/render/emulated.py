@@ -65,7 +65,7 @@ def _configuration(context: PoolContext, served_name: str) -> Manifest:
     performance = context.performance
     shape = engine_shape(context)
     settings = engine_config(shape, engine.config)
-    jitter = emulation.jitter_percent / 100
+    jitter, hits = emulation.jitter_percent / 100, emulation.prefix_hit_percent / 100
     return {
         "served_model_name": served_name,
         "role": context.pool.value,
@@ -83,4 +83,6 @@ def _configuration(context: PoolContext, served_name: str) -> Manifest:
         "kv_transfer_timeout_seconds": float(engine.kv_transfer.timeout_seconds),
         "gpus": context.pool_spec.gpus_per_replica,
         "allow_faults": context.platform.emulated_faults,
+        # Not at its default: engines of an older image refuse keys that they do not know.
+        **({"prefix_hit_share": hits} if hits else {}),
     }

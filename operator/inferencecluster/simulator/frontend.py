@@ -230,6 +230,8 @@ class Frontend:
     def _sequence(self, journey: Journey, phase: Phase) -> Sequence:
         sequence = Sequence(journey, phase, journey.prompt_tokens, journey.output_tokens)
         sequence.next_report = journey.expected_output + 1
+        if phase is not Phase.DECODE:
+            sequence.cached_tokens = sequence.prefilled = journey.cached_tokens
         if phase is Phase.PREFILL:
             journey.prefill = sequence
         else:
@@ -250,6 +252,7 @@ class Frontend:
 
     def _note_first_token(self, journey: Journey, now: float) -> None:
         journey.first_token_at = now
+        self._counters.prefilled(journey.prompt_tokens, journey.cached_tokens)
         del self._before_first_token[journey]
         self._counters.began(now - journey.arrived_at)
 

@@ -36,6 +36,7 @@ class Journey:
     __slots__ = (
         "arrived_at",
         "attempts",
+        "cached_tokens",
         "decode",
         "ended_at",
         "excluded",
@@ -61,6 +62,8 @@ class Journey:
         self.prompt_tokens = prompt_tokens
         self.output_tokens = output_tokens
         """Its true length, which nobody knows before it ends."""
+        self.cached_tokens = 0
+        """Of the prompt, which no engine computes."""
         self.expected_output = 0
         """What is reserved for its answer; doubles when it is longer."""
         self.attempts = 0

@@ -296,7 +296,7 @@ class Engine:
         batch, batches = self.batch, self.batches
         chunks = batches.take(self.limits.max_num_tokens - batch.size)
         for sequence, _ in chunks:
-            if not sequence.prefilled:
+            if sequence.prefilled <= sequence.cached_tokens:
                 sequence.prefill_began = now
         prompts, base, tokens = batches.seconds(chunks), self._prefill_base, 0.0
         if batch.size:
@@ -342,7 +342,7 @@ class Engine:
                 return
             sequence = self._preempted.popleft()
             self._reserve(sequence)
-            self.batches.active[sequence] = None
+            self.batches.begin(sequence)
         if self._generations and not self._admit_fetches(now):
             return
         prompts = self._prompts
@@ -351,7 +351,7 @@ class Engine:
                 return
             sequence = prompts.popleft()
             self._reserve(sequence)
-            self.batches.active[sequence] = None
+            self.batches.begin(sequence)
 
     def _admit_fetches(self, now: float) -> bool:
         """Whether nobody waits for a fetch any more."""

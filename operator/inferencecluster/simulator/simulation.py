@@ -139,6 +139,7 @@ class Simulation:
         now = self.events.now = max(self.events.now, request.arrival)
         self.arrived += 1
         journey = Journey(now, request.prompt_tokens, request.output_tokens)
+        journey.cached_tokens = min(request.cached_tokens, request.prompt_tokens - 1)
         self.measures.arrived(journey)
         self.frontend.arrive(journey, now)
 
