@@ -83,6 +83,18 @@ class OperatorMetrics:
         self._budget = Gauge(
             f"{prefix}_budget_gpus", "The cluster's cap on GPUs.", _CLUSTER, registry=registry
         )
+        self._price = Gauge(
+            f"{prefix}_pool_price_per_hour",
+            "Price of a pool's existing replicas for an hour, where pricePerGpuHour tells.",
+            _POOL,
+            registry=registry,
+        )
+        self._watts = Gauge(
+            f"{prefix}_pool_watts",
+            "Power of a pool's existing replicas under load, where wattsPerGpu tells.",
+            _POOL,
+            registry=registry,
+        )
         self._missing = Gauge(
             f"{prefix}_signal_missing",
             "1 while a signal cannot be read.",
@@ -125,6 +137,7 @@ class OperatorMetrics:
         for signal in _SIGNALS:
             missing = isinstance(getattr(observation, signal), Missing)
             self._missing.labels(key.namespace, key.name, signal).set(missing)
+        self._spending(key, observation)
         metrics, slo = observation.metrics, observation.spec.slo
         for latency, target in (("ttft", slo.ttft_seconds), ("itl", slo.itl_seconds)):
             labels = (key.namespace, key.name, latency)
@@ -134,6 +147,17 @@ class OperatorMetrics:
                 self._latency.remove(*labels)
             else:
                 self._latency.labels(*labels).set(measured)
+
+    def _spending(self, key: ObjectKey, observation: Observation) -> None:
+        """What the existing replicas cost and draw; no series of what the spec does not tell."""
+        for pool in observation.spec.pools:
+            gpus = sum(replica.gpus for replica in observation.replicas if replica.home is pool.name)
+            labels = (key.namespace, key.name, pool.name.value)
+            for gauge, each in ((self._price, pool.price_per_gpu_hour), (self._watts, pool.watts_per_gpu)):
+                if each is None:
+                    gauge.remove(*labels)
+                else:
+                    gauge.labels(*labels).set(gpus * each)
 
     def reported(self, key: ObjectKey, status: ClusterStatus, *, at: float) -> None:
         """Sizes after one look at monotonic time `at`, and the GPU time since the look before."""
@@ -172,7 +196,7 @@ class OperatorMetrics:
         cluster = {"namespace": key.namespace, "cluster": key.name}
         for metric in (
             *(self._gpus, self._budget, self.gpu_seconds, self._missing, self.decisions),
-            *(self._replicas, self._desired, self._recommended),
+            *(self._replicas, self._desired, self._recommended, self._price, self._watts),
             *(self._condition, self.forced_drains, self._latency, self._latency_target),
         ):
             metric.remove_by_labels(cluster)

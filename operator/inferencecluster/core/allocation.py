@@ -20,7 +20,8 @@ lacks the largest share of what the tier wants for it (prefill, decode, mixed am
     2  present sizes, as far as missing signals or the user's rate limits forbid shrinking
     3  what prefill and decode need; each keeps its proportion, so neither starves the other
     4  what mixed needs
-    5  what prefill and decode only hold for their stabilisation window
+    5  what prefill and decode only hold for their stabilisation window; the pool whose GPUs are dearer by
+       `scaling.objective` (price, or watts) gives way first
     6  the same for mixed
 
 Tier 5 is the trade: *need* looks back over a short window, so a pool whose demand has gone gives GPUs to a pool that
@@ -43,6 +44,7 @@ from inferencecluster.core.fleet import Lifecycle, PoolName, Replica
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import PoolCapacity
 from inferencecluster.core.replacement import BackOff
+from inferencecluster.core.sharing import burdens, fill_tier
 from inferencecluster.core.sizing import Wanted
 from inferencecluster.core.spec import ClusterSpec, PoolSpec, ScalingMode
 from inferencecluster.core.stabilization import PoolHistory, rate_limited, stabilized
@@ -154,7 +156,7 @@ def allocate(
         if request.is_wake and prefill.pool.max_replicas == 0:
             mixed = _paired(mixed)
     wishes = (prefill, decode, mixed)
-    sizes = _share(wishes, request.spec.budget_gpus)
+    sizes = _share(wishes, request.spec)
     histories = {
         wish.pool.name: wish.history.resize(sizes[wish.pool.name], request.now, request.spec.behavior)
         for wish in wishes
@@ -273,9 +275,9 @@ def _held(replicas: tuple[Replica, ...], name: PoolName, back_off: BackOff) -> i
     )
 
 
-def _share(wishes: tuple[_Wish, ...], budget: int) -> Sizes:
+def _share(wishes: tuple[_Wish, ...], spec: ClusterSpec) -> Sizes:
     """The sizes that the budget allows."""
-    fair = _fill(wishes, budget, keep=False)
+    fair = _fill(wishes, spec, keep=False)
     robbed = [
         (wish.history.size - fair[wish.pool.name], wish.history.size)
         for wish in wishes
@@ -284,52 +286,33 @@ def _share(wishes: tuple[_Wish, ...], budget: int) -> Sizes:
     # Both base pools are short: moving a replica or a tenth from one to the other costs a drain and a boot and gains
     # next to nothing. Only a larger imbalance is worth it.
     if robbed and all(loss <= max(1, size * TOLERANCE_PERCENT // 100) for loss, size in robbed):
-        return _fill(wishes, budget, keep=True)
+        return _fill(wishes, spec, keep=True)
     return fair
 
 
-def _fill(wishes: tuple[_Wish, ...], budget: int, *, keep: bool) -> Sizes:
-    """All tiers in turn; with `keep`, base pools first get what they have and need."""
+def _fill(wishes: tuple[_Wish, ...], spec: ClusterSpec, *, keep: bool) -> Sizes:
+    """All tiers in turn; with `keep`, base pools first get what they have and need.
+
+    What serves is shared in proportion. What is only held goes by the objective: the dearest GPUs are given up first.
+    """
     sizes = dict.fromkeys(ALL, 0)
-    tiers: list[tuple[tuple[PoolName, ...], list[int]]] = [
+    needed: list[tuple[tuple[PoolName, ...], list[int]]] = [
         (ALL, [min(wish.pool.min_replicas, wish.replicas) for wish in wishes]),
         (ALL, [wish.least for wish in wishes]),
         (ALL, [wish.kept for wish in wishes]),
         (BASE, [min(wish.history.size, wish.needed) if keep else 0 for wish in wishes]),
         (BASE, [wish.needed for wish in wishes]),
         (ALL, [wish.needed for wish in wishes]),
-        (BASE, [wish.replicas for wish in wishes]),
-        (ALL, [wish.replicas for wish in wishes]),
     ]
-    for names, goals in tiers:
+    held = [(names, [wish.replicas for wish in wishes]) for names in (BASE, ALL)]
+    for number, (names, goals) in enumerate([*needed, *held]):
         members = [
             (wish.pool, goal) for wish, goal in zip(wishes, goals, strict=True) if wish.pool.name in names
         ]
-        _fill_tier(
-            sizes,
-            members,
-            budget - sum(sizes[wish.pool.name] * wish.pool.gpus_per_replica for wish in wishes),
-        )
+        taken = sum(sizes[wish.pool.name] * wish.pool.gpus_per_replica for wish in wishes)
+        burden = burdens(spec) if number >= len(needed) else None
+        fill_tier(sizes, members, free=spec.budget_gpus - taken, burden=burden)
     return sizes
-
-
-def _fill_tier(sizes: dict[PoolName, int], members: list[tuple[PoolSpec, int]], free: int) -> None:
-    """Raise `sizes` towards each member's goal out of `free` GPUs, largest relative deficit first."""
-    missing = sum(max(0, goal - sizes[pool.name]) * pool.gpus_per_replica for pool, goal in members)
-    if missing <= free:
-        sizes.update({pool.name: max(goal, sizes[pool.name]) for pool, goal in members})
-        return
-    while True:
-        short = [
-            (pool, goal)
-            for pool, goal in members
-            if sizes[pool.name] < goal and pool.gpus_per_replica <= free
-        ]
-        if not short:
-            return
-        pool, _ = max(short, key=lambda member: (member[1] - sizes[member[0].name]) / member[1])
-        sizes[pool.name] += 1
-        free -= pool.gpus_per_replica
 
 
 def _target(wish: _Wish, sizes: Sizes, request: AllocationRequest) -> Target:

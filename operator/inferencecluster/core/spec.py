@@ -21,6 +21,15 @@ class ScalingMode(StrEnum):
     """Every pool stays at `minReplicas`."""
 
 
+class Objective(StrEnum):
+    """What to spare where the budget leaves a choice."""
+
+    COST = "Cost"
+    THROUGHPUT = "Throughput"
+    """Nothing: pools share in proportion to what they lack."""
+    POWER = "Power"
+
+
 class PolicyType(StrEnum):
     """HPA's `HPAScalingPolicy.type`; `Pods` counts replicas."""
 
@@ -82,6 +91,9 @@ class PoolSpec:
     performance: PerformanceModel
     template: str = ""
     """Hash of what the user chose for the pool's Pods beside the revision: shape, placement, resources."""
+    price_per_gpu_hour: float | None = None
+    """In the user's currency; None where it is not told."""
+    watts_per_gpu: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +117,7 @@ class ClusterSpec:
     drain_deadline_seconds: float
     """A fenced replica is deleted after this long even with work in flight (the override shows in status)."""
     overflow_tokens: int
+    objective: Objective = Objective.COST
 
     def pool(self, name: PoolName) -> PoolSpec:
         """The pool called `name`."""
