@@ -1,9 +1,10 @@
 """What the same time of day brought on earlier days: a bounded daily profile, believed only where it has proven itself.
 
 A day has `SLOTS` slots. Each keeps the mean rates that arrived in it, averaged exponentially over days. What a slot will
-bring is its mean, times how much more or less than usual the slot before it has brought today. When it has passed, that
-prediction and the rate of the slot before it are compared with what came: the profile counts while its errors of the last
-day are clearly the smaller ones, and then only upward.
+bring is its mean, times how much more or less than usual the slot before it has brought today. The profile only ever raises
+a forecast, so it is judged by what that would have done: when a slot has passed, how much of the rise above the slot before
+it had come (saved), and how much had not (wasted). It counts while the last day saved clearly more than it wasted. Where
+days or hours are alike, both are the same noise.
 
 A forecast looks at a whole slot and not at a line between two of them: a ramp inside of a slot would be smeared over both, and
 be seen after it has begun. Replicas come up to a slot early instead, which a day pays once.
@@ -28,8 +29,8 @@ NEWEST_WEIGHT: Final = 0.5
 """Of the latest day in a slot's mean: a change of habits counts half on its second day."""
 LEAST_COVER: Final = 0.5
 """Part of a slot that must have been observed to count."""
-CLEARLY_BETTER: Final = 0.8
-"""The profile's errors may be this part of the level's at most."""
+CLEARLY_MORE: Final = 2.0
+"""What is saved over what is wasted, at least: twice as sure as a coin that a raised forecast is needed."""
 MOST_OF_USUAL: Final = 1.25
 """A day that has brought more than usual so far is expected to go on so, up to a quarter above: noise of one slot must not
 be multiplied into a peak."""
@@ -54,11 +55,11 @@ class DayProfile:
     """Rates of the slot before it; None where it was not observed."""
     factor: float | None
     """What the slot before it brought, over what it usually brings; None where one of both is not known."""
-    profile_errors: float
-    level_errors: float
-    """Sums of absolute errors in tokens per second, fading over a day."""
+    saved: float
+    wasted: float
+    """Sums of tokens per second by which the profile would have raised the level, fading over a day: what came, what did not."""
     judged: int
-    """Slots that both were judged on, `SLOTS` at most."""
+    """Slots that it was judged on, `SLOTS` at most."""
 
     @classmethod
     def empty(cls) -> DayProfile:
@@ -67,9 +68,8 @@ class DayProfile:
 
     @property
     def is_trusted(self) -> bool:
-        """It predicted clearly better than the level, over half a day at least."""
-        is_better = self.profile_errors < CLEARLY_BETTER * self.level_errors
-        return self.judged >= FEWEST_JUDGED and is_better
+        """Raising the level to it was clearly right, over half a day at least."""
+        return self.judged >= FEWEST_JUDGED and self.saved > CLEARLY_MORE * self.wasted
 
     def count(self, *, end: float, seconds: float, arrived: Arrivals) -> DayProfile:
         """With what `arrived` (sums, not rates) within `seconds` up to `end`."""
@@ -121,15 +121,16 @@ class DayProfile:
         return learned if known is None else self._judged(learned, came)
 
     def _judged(self, learned: DayProfile, came: Arrivals) -> DayProfile:
-        """`learned`, with the errors of what this one and the level predicted; as it is where one had no say."""
+        """`learned`, with what a rise to this one's prediction saved and wasted; as it is where there was none."""
         if self.last is None or self.factor is None:
             return learned
         fade = math.exp(-SLOT_SECONDS / DAY_SECONDS)
-        predicted = self._prediction(self.number)
+        rise = max(0.0, self._prediction(self.number).tokens - self.last.tokens)
+        saved = min(rise, max(0.0, came.tokens - self.last.tokens))
         return replace(
             learned,
-            profile_errors=self.profile_errors * fade + abs(came.tokens - predicted.tokens),
-            level_errors=self.level_errors * fade + abs(came.tokens - self.last.tokens),
+            saved=self.saved * fade + saved,
+            wasted=self.wasted * fade + rise - saved,
             judged=min(self.judged + 1, SLOTS),
         )
 
