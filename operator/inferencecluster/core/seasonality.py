@@ -31,6 +31,8 @@ LEAST_COVER: Final = 0.5
 """Part of a slot that must have been observed to count."""
 CLEARLY_MORE: Final = 2.0
 """What is saved over what is wasted, at least: twice as sure as a coin that a raised forecast is needed."""
+LEAST_RISE: Final = 1.1
+"""Only a rise by a tenth and more is planned for and judged: a smaller one is as likely noise, and the reserve's to carry."""
 MOST_OF_USUAL: Final = 1.25
 """A day that has brought more than usual so far is expected to go on so, up to a quarter above: noise of one slot must not
 be multiplied into a peak."""
@@ -55,21 +57,21 @@ class DayProfile:
     """Rates of the slot before it; None where it was not observed."""
     factor: float | None
     """What the slot before it brought, over what it usually brings; None where one of both is not known."""
-    saved: float
-    wasted: float
-    """Sums of tokens per second by which the profile would have raised the level, fading over a day: what came, what did not."""
-    judged: int
-    """Slots that it was judged on, `SLOTS` at most."""
+    verdicts: tuple[tuple[float, float] | None, ...]
+    """By slot, when it was last judged: tokens per second by which the profile would have raised the level, what came of
+    them (saved) and what did not (wasted)."""
 
     @classmethod
     def empty(cls) -> DayProfile:
         """Nothing is known of any day."""
-        return cls((None,) * SLOTS, -1, 0.0, 0.0, 0.0, 0.0, None, None, 0.0, 0.0, 0)
+        return cls((None,) * SLOTS, -1, 0.0, 0.0, 0.0, 0.0, None, None, (None,) * SLOTS)
 
     @property
     def is_trusted(self) -> bool:
         """Raising the level to it was clearly right, over half a day at least."""
-        return self.judged >= FEWEST_JUDGED and self.saved > CLEARLY_MORE * self.wasted
+        judged = [verdict for verdict in self.verdicts if verdict is not None]
+        saved, wasted = (math.fsum(part) for part in zip(*judged, strict=True)) if judged else (0.0, 0.0)
+        return len(judged) >= FEWEST_JUDGED and saved > CLEARLY_MORE * wasted
 
     def count(self, *, end: float, seconds: float, arrived: Arrivals) -> DayProfile:
         """With what `arrived` (sums, not rates) within `seconds` up to `end`."""
@@ -85,7 +87,9 @@ class DayProfile:
 
     def expected(self, time: float) -> Arrivals:
         """What the slot of `time`, at most a day from now, will bring; nothing where the profile is not trusted."""
-        return self._prediction(math.floor(time / SLOT_SECONDS)) if self.is_trusted else NOTHING
+        predicted = self._prediction(math.floor(time / SLOT_SECONDS))
+        is_rise = self.last is not None and predicted.tokens >= LEAST_RISE * self.last.tokens
+        return predicted if is_rise and self.is_trusted else NOTHING
 
     def _prediction(self, number: int) -> Arrivals:
         """For slot `number`; nothing where it, or how this day goes, is not known."""
@@ -124,15 +128,12 @@ class DayProfile:
         """`learned`, with what a rise to this one's prediction saved and wasted; as it is where there was none."""
         if self.last is None or self.factor is None:
             return learned
-        fade = math.exp(-SLOT_SECONDS / DAY_SECONDS)
-        rise = max(0.0, self._prediction(self.number).tokens - self.last.tokens)
+        predicted = self._prediction(self.number).tokens
+        rise = predicted - self.last.tokens if predicted >= LEAST_RISE * self.last.tokens else 0.0
         saved = min(rise, max(0.0, came.tokens - self.last.tokens))
-        return replace(
-            learned,
-            saved=self.saved * fade + saved,
-            wasted=self.wasted * fade + rise - saved,
-            judged=min(self.judged + 1, SLOTS),
-        )
+        place = self.number % SLOTS
+        verdicts = (*self.verdicts[:place], (saved, rise - saved), *self.verdicts[place + 1 :])
+        return replace(learned, verdicts=verdicts)
 
 
 def _factor(came: Arrivals, usual: Arrivals | None) -> float | None:
