@@ -349,13 +349,21 @@ def fleets(draw: st.DrawFn, largest: int = 8) -> tuple[Replica, ...]:
 
 @st.composite
 def specs(draw: st.DrawFn, *, generation: int = 1) -> ClusterSpec:
-    """Small specs whose minimums fit the budget."""
+    """Small specs as the API lets them through: minimums and one pair fit the budget, base pools sleep together."""
     shapes = {name: draw(st.integers(1, 2)) for name in PoolName}
-    lows = (draw(st.integers(0, 2)), draw(st.integers(0, 2)), draw(st.integers(0, 1)))
-    highs = tuple(low + draw(st.integers(0, 3)) for low in lows)
-    least = sum(low * shapes[name] for name, low in zip(PoolName, lows, strict=True))
+    sleeps = draw(st.booleans())
+    base = st.just(0) if sleeps else st.integers(1, 2)
+    lows = (draw(base), draw(base), draw(st.integers(0, 1)))
+    # Without base pools the mixed pool serves alone.
+    is_mixed_only = sleeps and draw(st.booleans())
+    widths = (0, 0, draw(st.integers(1, 3)))
+    if not is_mixed_only:
+        widths = (draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(0, 3)))
+    highs = tuple(low + width for low, width in zip(lows, widths, strict=True))
+    awake = (max(lows[0], min(highs[0], 1)), max(lows[1], min(highs[1], 1)), max(lows[2], int(is_mixed_only)))
+    least = sum(low * shapes[name] for name, low in zip(PoolName, awake, strict=True))
     return make_spec(
-        budget=max(1, least) + draw(st.integers(0, 6)),
+        budget=least + draw(st.integers(0, 6)),
         gpus=shapes,
         minimum=lows,
         maximum=(highs[0], highs[1], highs[2]),

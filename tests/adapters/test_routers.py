@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestServer
 from inferencecluster.adapters.informer import ObjectKey
 from inferencecluster.adapters.pods import RouterPod
 from inferencecluster.adapters.routers import (
+    HOLDING_SECONDS,
     SETTLE_SECONDS,
     HttpRouterClient,
     Look,
@@ -67,6 +68,8 @@ def state(instance: str = "a", *replicas: ReplicaState, requests: int = 0, **cha
         completed_output_tokens=requests * 5,
         failed=0,
         refused=0,
+        prefilled_prompt_tokens=requests * 8,
+        cached_prompt_tokens=requests * 3,
     )
     values: dict[str, Any] = {
         "instance": instance,
@@ -98,6 +101,9 @@ class Routers:
         if address not in self.states:
             raise MetricsUnavailable(source=address, detail="connection refused")
         return self.states[address]
+
+    async def state_when_holding(self, address: str) -> RouterState:
+        return await self.state(address)
 
 
 async def look(**states: RouterState | None) -> RouterView:
@@ -227,6 +233,8 @@ async def test_the_flow_is_what_was_counted_between_two_looks() -> None:
         prompt_tokens_squared=1000.0,
         completed=10.0,
         completed_output_tokens=50.0,
+        prefilled_prompt_tokens=80.0,
+        cached_prompt_tokens=30.0,
     )
 
 
@@ -272,6 +280,21 @@ async def test_an_answer_over_http_is_the_state_also_of_a_newer_version() -> Non
         with pytest.raises(MetricsUnavailable):
             await client.state("127.0.0.2.invalid")
     await server.close()
+
+
+async def test_a_router_is_asked_to_answer_when_it_holds_a_request() -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.query_string)
+        return web.Response(text=state("a").model_dump_json())
+
+    app = web.Application()
+    app.router.add_get("/state", answer)
+    async with TestServer(app) as server, HttpRouterClient(port=server.port or 0) as client:
+        await client.state_when_holding("127.0.0.1")
+        await client.state("127.0.0.1")
+    assert asked == [f"holding={HOLDING_SECONDS}", ""]
 
 
 async def _router(body: str, status: int) -> TestServer:

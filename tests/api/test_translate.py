@@ -19,6 +19,7 @@ from inferencecluster.core.missing import Missing
 from inferencecluster.core.profiles import PROFILES, profile
 from inferencecluster.core.spec import (
     Behavior,
+    Objective,
     PolicyType,
     PoolSpec,
     ScalingMode,
@@ -531,3 +532,24 @@ def test_a_pool_that_becomes_interchangeable_replaces_its_replicas() -> None:
     apart = {item.name: item.template for item in to_core(cluster(), revision="r").pools}
     together = converting(prefill=pool(), decode=pool(minReplicas=2), mixed=pool(minReplicas=0))
     assert all(together[name].template != template for name, template in apart.items())
+
+
+def test_prices_are_exact_decimals_and_absent_ones_stay_unknown() -> None:
+    priced = pool(pricePerGpuHour="2.49", wattsPerGpu=700)
+    spec = to_core(
+        parse_cluster(manifest(pools={"prefill": priced, "decode": pool()}, scaling={"objective": "Power"})),
+        revision="r",
+    )
+    prefill, decode, _mixed = spec.pools
+    assert (prefill.price_per_gpu_hour, prefill.watts_per_gpu) == (2.49, 700.0)
+    assert (decode.price_per_gpu_hour, decode.watts_per_gpu) == (None, None)
+    assert (spec.objective, to_core(parse_cluster(manifest()), revision="r").objective) == (
+        Objective.POWER,
+        Objective.COST,
+    )
+
+
+@pytest.mark.parametrize("price", ["2,49", "-1", "2.49 USD", "", "1e3", 2.5])
+def test_a_price_that_is_no_decimal_string_is_refused(price: object) -> None:
+    with pytest.raises(SpecError, match="pricePerGpuHour"):
+        parse_cluster(manifest(pools={"prefill": pool(pricePerGpuHour=price), "decode": pool()}))

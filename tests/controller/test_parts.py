@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from tests.fakes.apiserver import ApiError, FakeApiServer
 from tests.fakes.client import FakeClient
 from tests.fakes.virtualtime import VirtualClock, run_virtual
-from tests.strategies import make_flow, make_observation, make_spec
+from tests.strategies import make_fleet, make_flow, make_observation, make_spec
 
 from inferencecluster.adapters.informer import ObjectKey
 from inferencecluster.adapters.pods import PodIndex, project_pod
@@ -356,3 +357,23 @@ def test_a_log_line_holds_its_values_as_pairs() -> None:
         {"name": "x", "levelname": "INFO", "msg": "size decided", "pool": "decode", "error": 'a "b" c'}
     )
     assert KeyValueFormatter().format(record).endswith('INFO x size decided pool=decode error="a \\"b\\" c"')
+
+
+def test_what_pools_cost_and_draw_is_told_where_the_spec_tells_prices() -> None:
+    metrics = OperatorMetrics()
+    spec = make_spec(gpus=2)
+    prefill, decode, mixed = spec.pools
+    priced = replace(prefill, price_per_gpu_hour=2.5, watts_per_gpu=700.0)
+    fleet = [replace(replica, gpus=2) for replica in make_fleet(3, 1)]
+
+    metrics.observed(KEY, make_observation(replace(spec, pools=(priced, decode, mixed)), fleet))
+    told = [
+        sample(metrics, f"inferencecluster_pool_{name}", pool=pool)
+        for name in ("price_per_hour", "watts")
+        for pool in ("prefill", "decode")
+    ]
+    metrics.observed(KEY, make_observation(spec, fleet))
+    gone = sample(metrics, "inferencecluster_pool_watts", pool="prefill")
+
+    assert told == [15.0, None, 4200.0, None]
+    assert gone is None

@@ -140,7 +140,7 @@ def test_a_lower_maximum_and_a_lower_budget_apply_at_once() -> None:
 
 def test_a_raised_minimum_applies_at_once() -> None:
     spec = cluster(prefill=pool(P, minimum=8), up=rules(600, ScalingPolicy(PolicyType.PODS, 1, 60.0)))
-    assert sizes_of(allocate(restored((1, 0, 0)), request((1, 0, 0), spec=spec))[1]) == (8, 0, 0)
+    assert sizes_of(allocate(restored((1, 0, 0)), request((1, 0, 0), spec=spec))[1]) == (8, 1, 0)
 
 
 @pytest.mark.parametrize("mode", [ScalingMode.EXTERNAL, ScalingMode.FIXED])
@@ -239,7 +239,7 @@ def test_the_minimum_stays_asked_for_whatever_could_not_start() -> None:
         pytest.param(12, (1, 1, 1), (8, 4, 5), (8, 4, 0), id="mixed comes last"),
         pytest.param(14, (1, 1, 1), (8, 4, 5), (8, 4, 2), id="mixed takes what is left"),
         pytest.param(9, (4, 2, 1), (2, 2, 5), (1, 2, 1), id="four GPUs do not fit into three, two do"),
-        pytest.param(3, (4, 2, 1), (2, 0, 0), (0, 0, 0), id="no replica fits"),
+        pytest.param(3, (1, 1, 4), (0, 0, 2), (0, 0, 0), id="no replica fits"),
     ],
 )
 def test_a_budget_is_shared(budget: int, gpus: Three, wish: Three, size: Three) -> None:

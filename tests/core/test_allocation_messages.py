@@ -57,7 +57,7 @@ REFUSED = back_off("QuotaExceeded", is_refusal=True)
         pytest.param(
             1,
             request((9, 0, 0), spec=cluster(budget=4)),
-            "the budget of 4 GPUs leaves room for 4: demand asks for 9 (9 wanted)",
+            "the budget of 4 GPUs leaves room for 3: demand asks for 9 (9 wanted)",
             id="budget",
         ),
         pytest.param(

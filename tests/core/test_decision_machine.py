@@ -89,6 +89,7 @@ class Operator(RuleBasedStateMachine):
 
     def check_targets(self, decision: Decision, before: dict[PoolName, int]) -> None:
         spec = self.world.spec
+        waiting = decision.memory.replacement.waiting(self.world.now)
         for target in decision.memory.targets or ():
             pool = spec.pool(target.pool)
             size = target.replicas
@@ -97,10 +98,15 @@ class Operator(RuleBasedStateMachine):
             same_spec = self.memory.generation == spec.generation
             blind = not (self.world.routers_answer and self.sees_metrics)
             automatic = spec.mode in (ScalingMode.AUTOMATIC, ScalingMode.RECOMMEND)
-            if blind and same_spec and automatic and target.limited_by not in HARD_LIMITS:
+            # A pool in a back-off holds what exists, also where nothing was wanted any more.
+            is_free = target.limited_by not in HARD_LIMITS and target.pool not in waiting
+            if blind and same_spec and automatic and is_free:
                 assert size >= before.get(target.pool, 0), f"shrank without signals: {target}"
         gpus = sum(spec.pool(name).gpus_per_replica * size for name, size in decision.targets.items())
         assert gpus <= spec.budget_gpus
+        if spec.mode is ScalingMode.AUTOMATIC:
+            prefill, decode = decision.targets[PoolName.PREFILL], decision.targets[PoolName.DECODE]
+            assert (prefill == 0) == (decode == 0), "one phase without the other"
 
     @rule()
     def crash_before_acting(self) -> None:

@@ -88,7 +88,7 @@ def test_ready(observation: Observation, expected: tuple[str, str]) -> None:
 
 def test_a_cluster_that_should_sleep_is_ready() -> None:
     asleep = make_observation(make_spec(minimum=0), [])
-    assert condition(ConditionType.READY, situation(asleep)) == ("True", "Serving")
+    assert condition(ConditionType.READY, situation(asleep)) == ("True", "ScaledToZero")
 
 
 def test_numbers_are_in_the_message() -> None:

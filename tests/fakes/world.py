@@ -99,6 +99,9 @@ class FakeRouters:
     arrivals_per_second: float = 0.0
     """Set it with `arrive`: counters never go back."""
     prompt_tokens: int = 500
+    held_requests: int = 0
+    """Set it with `hold`."""
+    _holding: asyncio.Event = field(default_factory=asyncio.Event)
     _arrived: float = 0.0
     _counted_at: float = 0.0
 
@@ -108,6 +111,19 @@ class FakeRouters:
         self._arrived += self.arrivals_per_second * (now - self._counted_at)
         self._counted_at = now
         self.arrivals_per_second = per_second
+
+    def hold(self, requests: int) -> None:
+        """From now on so many requests wait."""
+        self.held_requests = requests
+        if requests:
+            self._holding.set()
+        else:
+            self._holding.clear()
+
+    async def state_when_holding(self, address: str) -> RouterState:
+        if not self.silent:
+            await self._holding.wait()
+        return await self.state(address)
 
     async def state(self, address: str) -> RouterState:
         if self.silent:
@@ -123,7 +139,7 @@ class FakeRouters:
             instance=f"router at {address}",
             started_at=0.0,
             now=now,
-            held_requests=0,
+            held_requests=self.held_requests,
             held_tokens=0,
             head_age_seconds=0.0,
             mixed_requests=0,
@@ -296,6 +312,7 @@ async def operating(
         yield client
     finally:
         await operator.loops.stop()
+        await operator.sleepers.stop()
         for task in tasks:
             task.cancel()
         for task in tasks:

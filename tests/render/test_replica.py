@@ -14,6 +14,7 @@ from inferencecluster.api.translate import template_of
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.render.context import Platform, PoolContext
+from inferencecluster.render.emulated import emulated_engine
 from inferencecluster.render.replica import render_engine_config, render_replica, replica_name
 
 MakeContext = Callable[..., PoolContext]
@@ -530,3 +531,14 @@ def test_a_pool_of_its_own_shape_keeps_its_own_engines(make_context: MakeContext
     before = make_context(PoolName.DECODE, pools=pools)
     assert pod(alone) == pod(before)
     assert render_engine_config(alone) == render_engine_config(before)
+
+
+def test_an_emulated_engine_is_told_of_a_prefix_cache_only_where_there_is_one(
+    make_context: MakeContext,
+) -> None:
+    def configured(**emulated: int) -> object:
+        context = make_context(engine={**EMULATED, "emulated": emulated})
+        return json.loads(emulated_engine(context).config_text).get("prefix_hit_share")
+
+    assert configured(prefixHitPercent=40) == 0.4
+    assert configured() is None

@@ -135,7 +135,7 @@ class RouterUnderTest:
 
     async def get(self, path: str) -> Reply:
         """From the port that serves it."""
-        session = self.admin if path in ("/state", "/metrics") else self.client
+        session = self.admin if path.partition("?")[0] in ("/state", "/metrics") else self.client
         async with session.get(path) as response:
             return Reply(response.status, dict(response.headers), await response.read())
 

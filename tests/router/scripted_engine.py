@@ -39,6 +39,8 @@ class Behaviour:
     reset: bool = False
     """Cut the connection instead of answering."""
     tokens: int = 3
+    cached_tokens: int | None = None
+    """Reported in usage; None: this engine does not tell."""
     finish_reason: str = "length"
     parameters: dict[str, Any] = field(default_factory=dict)
     """Overrides fields of the context answer's disaggregated_params."""
@@ -172,7 +174,7 @@ def _context_answer(document: dict[str, Any], behaviour: Behaviour, *, is_chat: 
         "model": "served",
         "object": "chat.completion" if is_chat else "text_completion",
         "choices": [choice] * behaviour.choices,
-        "usage": {"prompt_tokens": len(PROMPT_IDS), "completion_tokens": 1},
+        "usage": {**_usage(behaviour), "completion_tokens": 1},
         "prompt_token_ids": PROMPT_IDS,
     }
 
@@ -186,8 +188,11 @@ def _whole_answer(behaviour: Behaviour, *, is_chat: bool) -> dict[str, Any]:
     return {"id": "gen-1", "choices": [choice], "usage": _usage(behaviour)}
 
 
-def _usage(behaviour: Behaviour) -> dict[str, int]:
-    return {"prompt_tokens": len(PROMPT_IDS), "completion_tokens": behaviour.tokens}
+def _usage(behaviour: Behaviour) -> dict[str, Any]:
+    counted: dict[str, Any] = {"prompt_tokens": len(PROMPT_IDS), "completion_tokens": behaviour.tokens}
+    if behaviour.cached_tokens is not None:
+        counted["prompt_tokens_details"] = {"cached_tokens": behaviour.cached_tokens}
+    return counted
 
 
 async def _stream(

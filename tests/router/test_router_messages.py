@@ -25,6 +25,7 @@ from inferencecluster.router.event_stream import (
     is_error,
     may_end,
     read_ending,
+    usage_of,
 )
 
 EVENTS = [b'data: {"a":1}\n\n', b'data: {"text":"b [DONE] \\n\\n"}\n\n', b"data: [DONE]\n\n"]
@@ -212,3 +213,23 @@ def test_a_chat_with_token_ids_has_an_exact_length() -> None:
 def test_the_longest_output_is_what_the_client_allows(fields: dict[str, int], longest: int | None) -> None:
     body = compact_json({"model": "m", "prompt": "x", **fields})
     assert parse_request(body, Endpoint.COMPLETIONS, models=["m"]).longest_output == longest
+
+
+@pytest.mark.parametrize(
+    ("details", "cached"),
+    [
+        pytest.param({"cached_tokens": 3}, 3, id="told"),
+        pytest.param({"cached_tokens": 9}, 5, id="more than the prompt has"),
+        pytest.param({"cached_tokens": -1}, 0, id="negative"),
+        pytest.param({"cached_tokens": "3"}, 0, id="no number"),
+        pytest.param({"cached_tokens": True}, 0, id="a switch"),
+        pytest.param({}, 0, id="not told"),
+        pytest.param(None, 0, id="null"),
+        pytest.param("3", 0, id="text"),
+    ],
+)
+def test_cached_tokens_that_are_not_told_properly_are_no_hits(details: object, cached: int) -> None:
+    usage = usage_of(
+        {"usage": {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": details}}
+    )
+    assert usage == Usage(5, 2, cached)

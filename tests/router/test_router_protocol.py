@@ -346,3 +346,24 @@ async def test_unknown_paths_and_methods_get_an_openai_error(method: str, path: 
 
     assert response.status == status
     assert error["message"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("pools", "prefills"), [(PAIR, CONTEXT), ({"m0": "mixed"}, WHOLE)], ids=["disaggregated", "whole"]
+)
+async def test_cached_prompt_tokens_are_counted_where_the_prompt_was_prefilled(
+    pools: dict[str, str], prefills: str, stream: bool
+) -> None:
+    async with running_router(pools) as router:
+        for engine in router.engines.values():
+            # What a decode engine says of a prompt that it has not prefilled is no hit.
+            engine.always[GENERATION] = Behaviour(cached_tokens=5)
+            engine.script(prefills, Behaviour(cached_tokens=3), Behaviour())
+        for _ in range(2):
+            assert (await router.complete(stream=stream)).status == 200
+        totals = (await router.state())["totals"]
+        metrics = (await router.get("/metrics")).body.decode()
+    assert (totals["prefilled_prompt_tokens"], totals["cached_prompt_tokens"]) == (10, 3)
+    assert 'inferencecluster_router_cached_prompt_tokens_total{cluster="c",namespace="n"} 3.0' in metrics
+    assert 'inferencecluster_router_prefilled_prompt_tokens_total{cluster="c",namespace="n"} 10.0' in metrics

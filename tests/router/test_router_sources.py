@@ -190,6 +190,25 @@ class TestProjection:
         assert (found.overflow_tokens, found.max_queue_seconds, found.ttft_seconds) == (4096, 12.0, 0.4)
         assert found.kv_transfer_timeout_seconds == 60.0
 
+    @pytest.mark.parametrize(
+        ("pools", "scaling", "router", "hold"),
+        [
+            pytest.param({"minReplicas": 1}, {}, {}, None, id="a minimum: it never sleeps"),
+            pytest.param({}, {"mode": "External"}, {}, None, id="nobody would wake it"),
+            pytest.param({}, {"expectedBootSeconds": 100}, {}, 212.0, id="two boots and the usual queue"),
+            pytest.param({}, {}, {"wakeQueueSeconds": 500}, 500.0, id="as the user says"),
+        ],
+    )
+    def test_only_a_cluster_that_sleeps_holds_requests_for_a_boot(
+        self, pools: dict[str, Any], scaling: dict[str, Any], router: dict[str, Any], hold: float | None
+    ) -> None:
+        mixed = {"minReplicas": 0, "maxReplicas": 1, "gpusPerReplica": 1, **pools}
+        spec = CLUSTER["spec"]
+        changed = {"pools": {"mixed": mixed}, "scaling": scaling, "router": {**spec["router"], **router}}
+        found = project_settings({**CLUSTER, "spec": {**spec, **changed}})
+        assert found is not None
+        assert (found.wake.hold_seconds if found.wake else None) == hold
+
     def test_the_speed_of_prompts_is_that_of_the_slowest_pool_with_replicas(self) -> None:
         def pool(per_token: int, most: int) -> dict[str, Any]:
             coefficients = {

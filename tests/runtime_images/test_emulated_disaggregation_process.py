@@ -207,3 +207,16 @@ async def test_a_held_cache_blocks_the_next_prompt_until_it_is_fetched(
         assert not second.done()
         await post(session, f"{generation.url}/v1/completions", decode_request(first))
         assert (await second)["choices"][0]["disaggregated_params"] is not None
+
+
+async def test_the_engine_that_prefills_reports_what_it_found_cached(
+    tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    prompt = list(range(10))
+    with engine(tmp_path, role="prefill", prefix_hit_share=0.75) as context:
+        answer = await prefill(session, context.url, prompt=prompt, max_tokens=3)
+        status, whole = await post(session, f"{context.url}/v1/completions", request(prompt))
+        decoded = await post(session, f"{context.url}/v1/completions", decode_request(answer, max_tokens=3))
+    assert answer["usage"]["prompt_tokens_details"] == {"cached_tokens": 7}
+    assert (status, whole["usage"]["prompt_tokens_details"]) == (200, {"cached_tokens": 7})
+    assert decoded[1]["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}

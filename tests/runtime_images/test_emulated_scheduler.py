@@ -478,3 +478,12 @@ def test_bounds_hold_at_every_moment_and_nothing_is_left_behind(
     for request in requests:
         if id(request) not in released:
             assert sum(tokens for _, tokens in simulation.token_times(request)) == request.output_tokens
+
+
+def test_what_is_cached_of_a_prompt_takes_no_time_and_still_takes_room() -> None:
+    scheduler = Scheduler(limits(), PREFILL, DECODE)
+    sequence = Sequence(Phase.WHOLE, 100, 1, 0.0, chunk_tokens=1, cached_tokens=60, prefilled=60)
+    scheduler.submit(sequence, 0.0)
+    scheduler.advance(0.0)
+    assert scheduler.deadline == pytest.approx(0.5 + PREFILL.chunk_seconds(60, 40))
+    assert scheduler.reserved_tokens == 101

@@ -285,7 +285,7 @@ def test_the_operator_sees_what_its_routers_and_metrics_would_tell() -> None:
     assert isinstance(first.metrics, Missing)
     assert isinstance(later.routers, RouterSample)
     assert isinstance(later.routers.flow, Flow)
-    assert later.routers.flow == Flow(5.0, 20.0, 20e3, 20e6, 20.0, 2000.0)
+    assert later.routers.flow == Flow(5.0, 20.0, 20e3, 20e6, 20.0, 2000.0, 20e3, 0.0)
     queue = later.routers.queue
     assert (queue.held_requests, queue.held_tokens, queue.mixed_requests) == (0, 0, 0)
     # 1.17 s in their token phase at 4 a second; contexts of some 1050 tokens.
@@ -338,7 +338,7 @@ def test_a_policy_sees_its_own_interval() -> None:
     first, *_, last = policy.seen
     assert [signals.now for signals in policy.seen] == [10.0 * number for number in range(1, 7)]
     assert first.flow.seconds == 10.0
-    assert last.flow == Flow(10.0, 40.0, 40e3, 40e6, 40.0, 4000.0)
+    assert last.flow == Flow(10.0, 40.0, 40e3, 40e6, 40.0, 4000.0, 40e3, 0.0)
     assert last.completed_tokens == 40 * 1100
     assert last.decoded_tokens == pytest.approx(40 * 99, rel=0.05)
     prefill, decode = last.pools[P], last.pools[D]

@@ -112,6 +112,8 @@ class Emulation(ApiModel):
     """Random spread of each step's duration and of the boot, in per cent of it."""
     stream_interval: Annotated[int, Field(ge=1, le=1000), DEFAULTED] = 1
     """Output tokens per streamed chunk, as TensorRT-LLM's own stream_interval."""
+    prefix_hit_percent: Annotated[int, Field(ge=0, le=100)] = 0
+    """Part of each prompt that is found in the prefix cache: not computed, and reported in usage. Absent means 0."""
 
 
 class Engine(ApiModel):

@@ -32,7 +32,9 @@ def _replica_gpus(pool: PoolName) -> str:
 
 
 _ALL_MINIMUMS: Final = " + ".join(_minimum_gpus(pool) for pool in PoolName)
-_PAIR: Final = f"{_replica_gpus(PoolName.PREFILL)} + {_replica_gpus(PoolName.DECODE)}"
+_PAIR: Final = (
+    f"{_replica_gpus(PoolName.PREFILL)} + {_replica_gpus(PoolName.DECODE)} + {_minimum_gpus(PoolName.MIXED)}"
+)
 
 _SPEC_RULES: Final = (
     Rule(
@@ -46,10 +48,10 @@ _SPEC_RULES: Final = (
     ),
     Rule(
         rule=f"{_PAIR} <= self.budget.gpus",
-        message="budget.gpus does not hold one prefill and one decode replica, which only serve together: "
-        "raise budget.gpus or lower gpusPerReplica",
-        detail="budget.gpus is %d, but one prefill and one decode replica, which only serve together, need %d GPUs: "
-        "raise budget.gpus or lower gpusPerReplica",
+        message="budget.gpus does not hold one prefill and one decode replica, which only serve together, beside "
+        "mixed.minReplicas: raise budget.gpus or lower gpusPerReplica",
+        detail="budget.gpus is %d, but one prefill and one decode replica, which only serve together, and mixed.minReplicas "
+        "need %d GPUs: raise budget.gpus or lower gpusPerReplica",
         values=("self.budget.gpus", _PAIR),
         path=".budget.gpus",
     ),
@@ -63,6 +65,12 @@ _SPEC_RULES: Final = (
         message="router.maxQueueSeconds is shorter than slo.ttftMilliseconds, so requests would be refused "
         "that could still meet the target: raise router.maxQueueSeconds or lower slo.ttftMilliseconds",
         path=".router.maxQueueSeconds",
+    ),
+    Rule(
+        rule="!has(self.router.wakeQueueSeconds) || self.router.wakeQueueSeconds >= self.scaling.expectedBootSeconds",
+        message="router.wakeQueueSeconds is shorter than scaling.expectedBootSeconds, so the requests that wake a cluster "
+        "would be refused before it serves: raise router.wakeQueueSeconds or leave it out",
+        path=".router.wakeQueueSeconds",
     ),
 )
 

@@ -129,6 +129,12 @@ class Pool(ApiModel):
     """Extended resource that the GPUs are requested as, such as nvidia.com/mig-3g.40gb."""
     parallelism: Parallelism | None = None
     """Cut of the model over the GPUs; absent means tensor parallelism over all of them."""
+    price_per_gpu_hour: (
+        Annotated[str, Field(max_length=16, pattern=r"^[0-9]{1,6}(\.[0-9]{1,4})?$")] | None
+    ) = None
+    """Price of one GPU for an hour, such as "2.49", in any currency that is the same for all pools; for scaling.objective and metrics."""
+    watts_per_gpu: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Power of one GPU under load, in watts; for scaling.objective and metrics."""
     performance: Performance | None = None
     """Speed of one replica; absent means the built-in profile for the model, the node selector's nvidia.com/gpu.product and the tensor parallelism."""
     node_selector: NodeLabels = Field(default_factory=dict)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
+
+HOLDING_PARAMETER: Final = "holding"
+"""Of the query: answer as soon as a request is held, or after so many seconds."""
+MAX_HOLDING_SECONDS: Final = 60
+"""Longest such wait; proxies and connection tracking drop what is silent for longer."""
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -45,6 +50,10 @@ class Totals(_Wire):
     completed_output_tokens: Count
     failed: Count
     refused: Count
+    prefilled_prompt_tokens: Count = 0
+    """Of prompts whose prefill ended; 0 from a router that does not tell."""
+    cached_prompt_tokens: Count = 0
+    """Of those, what engines reported as found in their prefix cache."""
 
 
 class RouterState(_Wire):

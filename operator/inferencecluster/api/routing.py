@@ -37,6 +37,8 @@ class Router(ApiModel):
     """Pending prompt tokens on the best prefill replica above which a request goes to mixed or borrowed replicas."""
     max_queue_seconds: Annotated[int, Field(ge=1, le=3600), DEFAULTED] = 30
     """A request that waits longer for a replica is refused with 429 and Retry-After."""
+    wake_queue_seconds: Annotated[int, Field(ge=1, le=7200)] | None = None
+    """The same while a cluster that has scaled to zero wakes; absent means twice scaling.expectedBootSeconds and maxQueueSeconds."""
     image: Image | None = None
     """Container image of the router; absent means the operator's own."""
     resources: ContainerResources | None = None

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from inferencecluster.api.scalars import DAY_SECONDS, MAX_BUDGET_GPUS
 from inferencecluster.api.schema import ATOMIC, DEFAULTED, ApiModel, Rule, rules
-from inferencecluster.core.spec import PolicyType, ScalingMode, SelectPolicy
+from inferencecluster.core.spec import Objective, PolicyType, ScalingMode, SelectPolicy
 
 UP_WINDOW_SECONDS: Final = 0
 """HPA's default: up at once."""
@@ -122,6 +122,8 @@ class Scaling(ApiModel):
 
     mode: Annotated[ScalingMode, DEFAULTED] = ScalingMode.AUTOMATIC
     """Automatic; Recommend: decide and explain, change nothing; External: HPA, KEDA or people scale the EnginePools; Fixed: every pool stays at minReplicas."""
+    objective: Annotated[Objective, DEFAULTED] = Objective.COST
+    """What to spare when budget.gpus binds: replicas that are only held are given up first where pricePerGpuHour (Cost) or wattsPerGpu (Power) is highest; Throughput: in proportion."""
     interval_seconds: Annotated[int, Field(ge=1, le=600), DEFAULTED] = 15
     """Time between two sizing decisions."""
     expected_boot_seconds: Annotated[int, Field(ge=1, le=7200), DEFAULTED] = 120

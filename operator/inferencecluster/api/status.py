@@ -97,7 +97,8 @@ class Decision(ApiModel):
     inputs: Annotated[tuple[DecisionInput, ...], Field(max_length=32), ATOMIC] = ()
     """Every number that bound the decision."""
     limited_by: ShortText | None = None
-    """What kept the size from what was wanted: minReplicas, maxReplicas, budget, minGpus, stabilization, behavior, nodes, quota or backOff."""
+    """What kept the size from what was wanted: minReplicas, maxReplicas, budget, minGpus, stabilization, behavior, pair, nodes, quota or
+    backOff."""
 
 
 class Draining(ApiModel):

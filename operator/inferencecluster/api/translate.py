@@ -122,6 +122,7 @@ def to_core(cluster: InferenceCluster, *, revision: str) -> core.ClusterSpec:
         drain_deadline_seconds=float(scaling.drain_timeout_seconds),
         overflow_tokens=spec.router.overflow_tokens,
         kept_gpus=spec.budget.min_gpus or 0,
+        objective=scaling.objective,
     )
 
 
@@ -167,6 +168,8 @@ def _pools(
             gpus_per_replica=pool.gpus_per_replica,
             performance=_performance(pool, field=f"spec.pools.{name}", model_source=model_source),
             template=template_of(pool),
+            price_per_gpu_hour=None if pool.price_per_gpu_hour is None else float(pool.price_per_gpu_hour),
+            watts_per_gpu=None if pool.watts_per_gpu is None else float(pool.watts_per_gpu),
         )
         for name, pool in by_name.items()
         if pool is not None and pool.max_replicas > 0

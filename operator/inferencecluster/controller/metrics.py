@@ -66,6 +66,14 @@ class OperatorMetrics:
         )
         self._gpus = self._gauge("gpus", "GPUs of all existing replicas.", *_CLUSTER)
         self._budget = self._gauge("budget_gpus", "The cluster's cap on GPUs.", *_CLUSTER)
+        self._price = self._gauge(
+            "pool_price_per_hour",
+            "Price of a pool's existing replicas for an hour, where pricePerGpuHour tells.",
+            *_POOL,
+        )
+        self._watts = self._gauge(
+            "pool_watts", "Power of a pool's existing replicas under load, where wattsPerGpu tells.", *_POOL
+        )
 
     def _about_health(self) -> None:
         self._missing = self._gauge("signal_missing", "1 while a signal cannot be read.", *_CLUSTER, "signal")
@@ -103,6 +111,7 @@ class OperatorMetrics:
         for signal in _SIGNALS:
             missing = isinstance(getattr(observation, signal), Missing)
             self._missing.labels(key.namespace, key.name, signal).set(missing)
+        self._spending(key, observation)
         metrics, slo = observation.metrics, observation.spec.slo
         for latency, target in (("ttft", slo.ttft_seconds), ("itl", slo.itl_seconds)):
             labels = (key.namespace, key.name, latency)
@@ -112,6 +121,17 @@ class OperatorMetrics:
                 self._latency.remove(*labels)
             else:
                 self._latency.labels(*labels).set(measured)
+
+    def _spending(self, key: ObjectKey, observation: Observation) -> None:
+        """What the existing replicas cost and draw; no series of what the spec does not tell."""
+        for pool in observation.spec.pools:
+            gpus = sum(replica.gpus for replica in observation.replicas if replica.home is pool.name)
+            labels = (key.namespace, key.name, pool.name.value)
+            for gauge, each in ((self._price, pool.price_per_gpu_hour), (self._watts, pool.watts_per_gpu)):
+                if each is None:
+                    gauge.remove(*labels)
+                else:
+                    gauge.labels(*labels).set(gpus * each)
 
     def reported(self, key: ObjectKey, status: ClusterStatus, *, at: float) -> None:
         """Sizes after one look at monotonic time `at`, and the GPU time since the look before."""
@@ -150,7 +170,7 @@ class OperatorMetrics:
         cluster = {"namespace": key.namespace, "cluster": key.name}
         for metric in (
             *(self._gpus, self._budget, self.gpu_seconds, self._missing, self.decisions),
-            *(self._replicas, self._desired, self._recommended),
+            *(self._replicas, self._desired, self._recommended, self._price, self._watts),
             *(self._condition, self.forced_drains, self._latency, self._latency_target),
         ):
             metric.remove_by_labels(cluster)

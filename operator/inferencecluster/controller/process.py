@@ -44,6 +44,7 @@ from inferencecluster.controller.recorder import Recorder
 from inferencecluster.controller.reporter import Reporter
 from inferencecluster.controller.server import Probes, build_app, scrape_targets
 from inferencecluster.controller.settings import Settings
+from inferencecluster.controller.sleepers import Sleepers
 from inferencecluster.controller.wakeups import Wakeups
 from inferencecluster.controller.wiring import build_registry, build_settings
 from inferencecluster.controller.workers import Workers
@@ -139,7 +140,8 @@ class Operator:
             workers=workers,
         )
         reporter = Reporter(client, self.clusters, events, self.metrics, clock)
-        hands = Hands(client, reporter, self.metrics, _recorder(settings))
+        self.sleepers = Sleepers(routers, self._wakeups.wake, clock)
+        hands = Hands(client, reporter, self.metrics, _recorder(settings), self.sleepers)
         self.reconciler = Reconciler(self.clusters, world, hands, settings)
         self.loops = Loops(
             self.reconciler.reconcile,
@@ -275,6 +277,7 @@ async def run_process(settings: Settings, *, on_leadership_lost: Callable[[], No
         client = await stack.enter_async_context(ApiClient(credentials))
         routers = await stack.enter_async_context(HttpRouterClient())
         operator = Operator(settings, client, routers, _metrics_board(settings, stack), clock)
+        stack.push_async_callback(operator.sleepers.stop)
         runner = web.AppRunner(operator.app(), access_log=None)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

@@ -30,12 +30,15 @@ from inferencecluster.controller.recorder import Recorder
 from inferencecluster.controller.report import records_of, settled_generation_of, targets_of
 from inferencecluster.controller.reporter import Look, Reporter, read_status
 from inferencecluster.controller.settings import Settings
+from inferencecluster.controller.sleepers import Sleepers
 from inferencecluster.controller.state import ClusterState
 from inferencecluster.core.actions import Action, Create, Delete
 from inferencecluster.core.decision import Memory, decide
 from inferencecluster.core.errors import ApplyError, Conflict, OperatorError, SpecError
 from inferencecluster.core.fleet import Lifecycle, Replica
+from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import Observation
+from inferencecluster.core.sleep import may_sleep
 from inferencecluster.core.spec import ScalingMode
 from inferencecluster.core.transition import Progress, plan_deletion
 
@@ -54,6 +57,8 @@ class Hands:
     metrics: OperatorMetrics
     recorder: Recorder | None = None
     """None: nothing is recorded."""
+    sleepers: Sleepers | None = None
+    """None: a cluster that sleeps is woken by its sizing ticks alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,7 @@ class Reconciler:
         self._reporter = hands.reporter
         self._metrics = hands.metrics
         self._recorder = hands.recorder
+        self._sleepers = hands.sleepers
         self._settings = settings
         self._actor = Actor(hands.client, world.cache)
         self._children = Children(hands.client)
@@ -142,6 +148,7 @@ class Reconciler:
         scene = Scene(view, state, observation.replicas, accepted)
         acted = await self._act(scene, decision.actions)
         state.refusals = tuple(uncreated.refusal for uncreated in acted.uncreated)
+        self._watch_sleep(look)
         return self._next_look(look, acted)
 
     async def _end(self, view: ClusterView, state: ClusterState) -> NextLook:
@@ -173,6 +180,18 @@ class Reconciler:
         observation = await observe(self._world, view.key, state, accepted, sizing_due=is_due)
         self._metrics.observed(view.key, observation)
         return observation
+
+    def _watch_sleep(self, look: Look) -> None:
+        """Have the routers of a cluster that sleeps tell when they hold a request."""
+        if self._sleepers is None:
+            return
+        spec, key = look.accepted.spec, look.view.key
+        sample = look.observation.routers
+        # A cluster that cannot wake for what is held is asked about at its ticks alone.
+        is_quiet = isinstance(sample, Missing) or not sample.queue.held_requests
+        is_asleep = is_quiet and may_sleep(spec) and not any(look.decision.targets.values())
+        routers = self._world.cache.index.routers(key) if is_asleep else ()
+        self._sleepers.watch(key, [pod.address for pod in routers if pod.running and pod.address])
 
     async def _settle_children(self, look: Look) -> None:
         """Children come before replicas, which mount one of them. A refused write holds nothing else up."""
@@ -335,6 +354,8 @@ class Reconciler:
 
     def _forget(self, key: ObjectKey) -> NextLook:
         self._states.pop(key, None)
+        if self._sleepers is not None:
+            self._sleepers.watch(key, ())
         self._metrics.forget(key)
         self._world.metrics.forget(key)
         return NextLook(0.0, finished=True)

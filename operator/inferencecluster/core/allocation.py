@@ -11,15 +11,17 @@ Per pool, in this order; the last step that changed the size is what it is `limi
     nodes, quota, backOff
                     replicas that could not start or be created are not asked for again until their back-off ends;
                     the minimum stays asked for, and the transition holds its creation back
+    pair            prefill and decode go to 0 and leave it only together: while one has replicas, the other has one
 
 Then the budget, which a pool passes in tiers. Each tier hands out one replica at a time, always to the pool that
 lacks the largest share of what the tier wants for it (prefill, decode, mixed among equals), as long as it fits:
 
-    1  minReplicas of all pools
+    1  minReplicas of all pools, and the pair of one prefill and one decode replica
     2  present sizes, as far as missing signals or the user's rate limits forbid shrinking
     3  what prefill and decode need; each keeps its proportion, so neither starves the other
     4  what mixed needs
-    5  what prefill and decode only hold for their stabilisation window
+    5  what prefill and decode only hold for their stabilisation window; the pool whose GPUs are dearer by
+       `scaling.objective` (price, or watts) gives way first
     6  the same for mixed
     7  up to the GPUs that are kept anyway: present sizes, then whatever the bounds allow
 
@@ -35,7 +37,7 @@ Hard limits (budget, bounds, nodes) hold at once, whatever windows and rates say
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -43,6 +45,7 @@ from inferencecluster.core.fleet import Lifecycle, PoolName, Replica
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import PoolCapacity
 from inferencecluster.core.replacement import BackOff
+from inferencecluster.core.sharing import burdens, fill_tier
 from inferencecluster.core.sizing import Wanted
 from inferencecluster.core.spec import ClusterSpec, PoolSpec, ScalingMode
 from inferencecluster.core.stabilization import PoolHistory, rate_limited, stabilized
@@ -98,6 +101,8 @@ class AllocationRequest:
     capacity: tuple[PoolCapacity, ...] | Missing
     back_offs: Mapping[PoolName, BackOff]
     """Pools that wait because replicas could not start or be created; absent means none."""
+    is_wake: bool = False
+    """A request is held for a cluster that sleeps: one replica of each pool that it needs, whatever windows and rates say."""
     asked_by: str = DEMAND
     """Who wants these sizes, for messages."""
 
@@ -112,7 +117,7 @@ class Target:
     """Before any limit; the present size when demand is missing."""
     limited_by: str
     """`tolerance`, `metrics`, `stabilization`, `behavior`, `minReplicas`, `maxReplicas`, `nodes`, `quota`, `backOff`,
-    `budget`, `minGpus`, or empty."""
+    `pair`, `budget`, `minGpus`, or empty."""
     reason: str
     """What the size was wanted for; where a back-off limits it, what could not start or be created."""
     message: str
@@ -133,6 +138,8 @@ class _Wish:
     """What the pool loses to hard limits only."""
     most: int
     """What hard limits allow."""
+    least: int
+    """What comes before all else: the minimum, and one while the other base pool has replicas."""
     limited_by: str
     is_first: bool
     """Nothing was decided about the pool before."""
@@ -147,6 +154,10 @@ def allocate(
     minimums (`SpecError` elsewhere) forces it lower; `limited_by` tells.
     """
     prefill, decode, mixed = (_wish(memory, request, name) for name in ALL)
+    if request.spec.mode in SIZED_BY_DEMAND and (request.is_wake or prefill.replicas or decode.replicas):
+        prefill, decode = _paired(prefill), _paired(decode)
+        if request.is_wake and prefill.pool.max_replicas == 0:
+            mixed = _paired(mixed)
     wishes = (prefill, decode, mixed)
     sizes = _share(wishes, request.spec)
     histories = {
@@ -191,9 +202,23 @@ def _wish(memory: AllocationMemory, request: AllocationRequest, name: PoolName) 
         size, limited_by = _follow(min(size, most), back_off.limit, size, limited_by)
     needed = min(max(needed, pool.min_replicas), size)
     kept = min(size, kept if request.shrink_allowed else history.size)
-    return _Wish(
-        pool, history, wanted, size, needed, kept, min(most, pool.max_replicas), limited_by, is_first
-    )
+    least = min(pool.min_replicas, size)
+    most = min(most, pool.max_replicas)
+    return _Wish(pool, history, wanted, size, needed, kept, most, least, limited_by, is_first)
+
+
+def _paired(wish: _Wish) -> _Wish:
+    """With one replica at least: the other base pool alone serves no request in phases.
+
+    After all limits, because windows and rates of the two pools end at different times. A back-off goes on: as with
+    a minimum, its replica stays asked for, and is not created before the next try.
+    """
+    if wish.pool.max_replicas == 0:
+        return wish
+    least = max(wish.least, 1)
+    if wish.replicas:
+        return replace(wish, least=least)
+    return replace(wish, replicas=1, needed=1, least=least, limited_by=wish.limited_by or "pair")
 
 
 def _follow(proposed: int, limit: str, size: int, limited_by: str) -> tuple[int, str]:
@@ -270,51 +295,49 @@ def _share(wishes: tuple[_Wish, ...], spec: ClusterSpec) -> Sizes:
     return fair
 
 
+@dataclass(frozen=True, slots=True)
+class _Tier:
+    """What some pools get before the next tier's turn."""
+
+    names: tuple[PoolName, ...]
+    goals: list[int]
+    """Of prefill, decode and mixed."""
+    gpus: int | None = None
+    """Of all pools together; None for the whole budget."""
+    is_held: bool = False
+    """Only held for a window."""
+
+
 def _fill(wishes: tuple[_Wish, ...], spec: ClusterSpec, *, keep: bool) -> Sizes:
-    """All tiers in turn; with `keep`, base pools first get what they have and need."""
+    """All tiers in turn; with `keep`, base pools first get what they have and need.
+
+    What serves is shared in proportion. What is only held goes by the objective: the dearest GPUs are given up first.
+    """
     sizes = dict.fromkeys(ALL, 0)
-    budget = spec.budget_gpus
-    paid = min(budget, spec.kept_gpus) if spec.mode in SIZED_BY_DEMAND else 0
-    tiers: list[tuple[tuple[PoolName, ...], list[int], int]] = [
-        (ALL, [min(wish.pool.min_replicas, wish.replicas) for wish in wishes], budget),
-        (ALL, [wish.kept for wish in wishes], budget),
-        (BASE, [min(wish.history.size, wish.needed) if keep else 0 for wish in wishes], budget),
-        (BASE, [wish.needed for wish in wishes], budget),
-        (ALL, [wish.needed for wish in wishes], budget),
-        (BASE, [wish.replicas for wish in wishes], budget),
-        (ALL, [wish.replicas for wish in wishes], budget),
-        (ALL, [min(wish.history.size, wish.most) for wish in wishes], paid),
-        (ALL, [wish.most for wish in wishes], paid),
+    paid = min(spec.budget_gpus, spec.kept_gpus) if spec.mode in SIZED_BY_DEMAND else 0
+    needed = [
+        _Tier(ALL, [min(wish.pool.min_replicas, wish.replicas) for wish in wishes]),
+        _Tier(ALL, [wish.least for wish in wishes]),
+        _Tier(ALL, [wish.kept for wish in wishes]),
+        _Tier(BASE, [min(wish.history.size, wish.needed) if keep else 0 for wish in wishes]),
+        _Tier(BASE, [wish.needed for wish in wishes]),
+        _Tier(ALL, [wish.needed for wish in wishes]),
     ]
-    for names, goals, gpus in tiers:
+    held = [_Tier(names, [wish.replicas for wish in wishes], is_held=True) for names in (BASE, ALL)]
+    kept = [
+        _Tier(ALL, [min(wish.history.size, wish.most) for wish in wishes], gpus=paid),
+        _Tier(ALL, [wish.most for wish in wishes], gpus=paid),
+    ]
+    for tier in (*needed, *held, *kept):
         members = [
-            (wish.pool, goal) for wish, goal in zip(wishes, goals, strict=True) if wish.pool.name in names
+            (wish.pool, goal)
+            for wish, goal in zip(wishes, tier.goals, strict=True)
+            if wish.pool.name in tier.names
         ]
-        _fill_tier(
-            sizes,
-            members,
-            gpus - sum(sizes[wish.pool.name] * wish.pool.gpus_per_replica for wish in wishes),
-        )
+        taken = sum(sizes[wish.pool.name] * wish.pool.gpus_per_replica for wish in wishes)
+        gpus = spec.budget_gpus if tier.gpus is None else tier.gpus
+        fill_tier(sizes, members, free=gpus - taken, burden=burdens(spec) if tier.is_held else None)
     return sizes
-
-
-def _fill_tier(sizes: dict[PoolName, int], members: list[tuple[PoolSpec, int]], free: int) -> None:
-    """Raise `sizes` towards each member's goal out of `free` GPUs, largest relative deficit first."""
-    missing = sum(max(0, goal - sizes[pool.name]) * pool.gpus_per_replica for pool, goal in members)
-    if missing <= free:
-        sizes.update({pool.name: max(goal, sizes[pool.name]) for pool, goal in members})
-        return
-    while True:
-        short = [
-            (pool, goal)
-            for pool, goal in members
-            if sizes[pool.name] < goal and pool.gpus_per_replica <= free
-        ]
-        if not short:
-            return
-        pool, _ = max(short, key=lambda member: (member[1] - sizes[member[0].name]) / member[1])
-        sizes[pool.name] += 1
-        free -= pool.gpus_per_replica
 
 
 def _target(wish: _Wish, sizes: Sizes, request: AllocationRequest) -> Target:
@@ -359,6 +382,7 @@ def _bound(limited_by: str, wish: _Wish, size: int, spec: ClusterSpec) -> str:
         "metrics": "no pool shrinks while metrics are missing",
         "stabilization": f"the stabilization window of behavior.{direction} holds {size}",
         "behavior": f"the rate limits of behavior.{direction} allow {size} for now",
+        "pair": "one replica, because prefill and decode serve together and the other pool has replicas",
         "minReplicas": f"minReplicas {wish.pool.min_replicas}",
         "maxReplicas": f"maxReplicas {wish.pool.max_replicas}",
         "minGpus": f"budget.minGpus {spec.kept_gpus} keeps {size}",

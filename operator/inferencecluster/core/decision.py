@@ -23,6 +23,7 @@ from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import Observation
 from inferencecluster.core.replacement import GivenUp, ReplacementMemory, review_replicas
 from inferencecluster.core.sizing import Wanted, size_pools
+from inferencecluster.core.sleep import explained, is_wake_due
 from inferencecluster.core.spec import ScalingMode
 from inferencecluster.core.status import (
     ClusterStatus,
@@ -59,6 +60,7 @@ RECOMMENDED: Final = "recommended only: "
 BOUND_REASONS: Final = MappingProxyType(
     {
         "minReplicas": "MinReplicas",
+        "pair": "Paired",
         "maxReplicas": "MaxReplicas",
         "budget": "Budget",
     }
@@ -152,7 +154,10 @@ def decide(observation: Observation, memory: Memory) -> Decision:
     spec = observation.spec
     replacement, given_up = review_replicas(memory.replacement, observation)
     demand_memory, demand = observe_demand(memory.demand, observation)
-    request = _allocation_request(observation, demand, replacement, given_up)
+    request = replace(
+        _allocation_request(observation, demand, replacement, given_up),
+        is_wake=is_wake_due(observation, memory.targets or ()),
+    )
     sizes = _decide_sizes(memory, observation, request)
     records = _records(memory, observation, sizes)
     targets = {target.pool: target.replicas for target in sizes.targets}
@@ -238,10 +243,11 @@ def _decide_sizes(memory: Memory, observation: Observation, request: AllocationR
 
 
 def _is_due(memory: Memory, observation: Observation) -> bool:
-    """Wishes from outside and another spec do not wait for a sizing tick."""
+    """Wishes from outside, another spec and the wake of a sleeping cluster do not wait for a sizing tick."""
     spec = observation.spec
     return (
         observation.sizing_due
+        or is_wake_due(observation, memory.targets or ())
         or memory.generation != spec.generation
         or spec.mode not in (ScalingMode.AUTOMATIC, ScalingMode.RECOMMEND)
     )
@@ -282,19 +288,19 @@ def _present_sizes(memory: Memory, observation: Observation) -> Mapping[PoolName
 def _records(memory: Memory, observation: Observation, sizes: _Sizes) -> tuple[DecisionRecord, ...]:
     """One for each pool whose size (or, in Recommend mode, whose recommendation) changed."""
     present = _present_sizes(memory, observation)
-    records = [
+    records = tuple(
         _record(observation, target, present[target.pool], prefix="")
         for target in sizes.targets
         if target.replicas != present[target.pool]
-    ]
-    if observation.spec.mode is ScalingMode.RECOMMEND:
-        told = {**present, **_recommendations(memory)}
-        records += [
-            _record(observation, target, told[target.pool], prefix=RECOMMENDED)
-            for target in sizes.recommended
-            if target.replicas != told[target.pool]
-        ]
-    return tuple(records)
+    )
+    if observation.spec.mode is not ScalingMode.RECOMMEND:
+        return explained(records, present, observation)
+    told = {**present, **_recommendations(memory)}
+    return records + tuple(
+        _record(observation, target, told[target.pool], prefix=RECOMMENDED)
+        for target in sizes.recommended
+        if target.replicas != told[target.pool]
+    )
 
 
 def _recommendations(memory: Memory) -> Mapping[PoolName, int]:

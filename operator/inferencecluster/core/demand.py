@@ -1,7 +1,8 @@
 """From observations to demand: what arrives, what will have arrived one boot from now, what waits.
 
     level       rate over the shortest recent window with enough arrivals to be a rate and not an accident
-    forecast    level + significant upward trend * (one boot + one interval), at most MAX_GROWTH * level
+    forecast    level + significant upward trend * (one boot + one interval), at most MAX_GROWTH * level; or what that time
+                of day brings, where days are alike (`seasonality`)
     peak        largest level of the last `hold_seconds`, longer than a boot: what was needed then may be needed
                 again before a replica that was given up could be back
     headroom    the least reserve with which the last hour's plans, each the larger of forecast and peak, would have
@@ -34,6 +35,8 @@ from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.headroom import Outcome, Plan, outcomes_of, plan_seconds, remembered, reserve_of
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import Flow, Observation, PoolUtilization, QueueState
+from inferencecluster.core.prefixes import PrefixHits
+from inferencecluster.core.seasonality import DayProfile
 from inferencecluster.core.spec import ClusterSpec
 
 PRIOR_PROMPT_TOKENS: Final = 1155.0
@@ -111,6 +114,10 @@ class DemandMemory:
     """Of plans that came due, oldest first; at most `headroom.OUTCOMES`."""
     prompt_squared: MeanLength
     """Mean square of prompt lengths, in tokens squared."""
+    hits: PrefixHits = field(default_factory=PrefixHits.unknown)
+    """How much of the prompts is cached."""
+    day: DayProfile = field(default_factory=DayProfile.empty)
+    """What the times of day brought."""
 
     @classmethod
     def empty(cls) -> DemandMemory:
@@ -144,7 +151,7 @@ class Demand:
     bin_seconds: float
     """Time scale of `burstiness`."""
     prompt_tokens: float
-    """Mean uncached prompt length."""
+    """Mean prompt length."""
     output_tokens: float
     """Mean output length."""
     boot_seconds: float
@@ -158,6 +165,13 @@ class Demand:
     utilization: Mapping[PoolName, PoolUtilization] = field(default_factory=lambda: MappingProxyType({}))
     gaps: tuple[Missing, ...] = ()
     """Why a source is missing or not believed."""
+    cached_share: float = 0.0
+    """Share of prompt tokens that prefill finds cached, 0 to 1; arrivals and lengths count all tokens."""
+
+    @property
+    def uncached_prompt_tokens(self) -> float:
+        """Mean length of what is left to prefill of a prompt."""
+        return self.prompt_tokens * (1.0 - self.cached_share)
 
     @property
     def complete(self) -> bool:
@@ -209,6 +223,7 @@ def observe_demand(memory: DemandMemory, observation: Observation) -> tuple[Dema
     level, seconds = level_of(memory.history, windows.interval)
     recent = tuple(item for item in memory.history if item.end > now - windows.span)
     forecast = forecast_of(recent, level, ahead=windows.horizon + seconds / 2)
+    forecast = forecast.at_least(memory.day.expected(now + windows.horizon))
     peak = level.at_least(peak_of(memory.history, since=now - windows.hold, interval=windows.interval))
     memory = _judge(memory, level, now, windows)
     planned = forecast.at_least(peak)
@@ -232,6 +247,7 @@ def observe_demand(memory: DemandMemory, observation: Observation) -> tuple[Dema
         metrics_seconds=0.0 if isinstance(metrics, Missing) else metrics.flow.seconds,
         utilization=MappingProxyType({}) if isinstance(metrics, Missing) else metrics.utilization,
         gaps=_gaps(memory.history, observation),
+        cached_share=memory.hits.share,
     )
 
 
@@ -263,7 +279,7 @@ def _boot_seconds(boots: tuple[Boot, ...], spec: ClusterSpec) -> float:
 def _take_in(memory: DemandMemory, observation: Observation, windows: _Windows) -> DemandMemory:
     """The memory with the flows that this observation adds."""
     history, prompt, output = list(memory.history), memory.prompt, memory.output
-    squared = memory.prompt_squared
+    squared, hits, day = memory.prompt_squared, memory.hits, memory.day
     for end, flow in _new_flows(memory.history, observation):
         counted = Bin(end, flow.seconds, flow.requests, flow.prompt_tokens, flow.prompt_tokens_squared)
         # A tenth of slack: ticks are never exactly one interval apart.
@@ -274,9 +290,14 @@ def _take_in(memory: DemandMemory, observation: Observation, windows: _Windows) 
         prompt = prompt.learn(flow.requests, flow.prompt_tokens)
         squared = squared.learn(flow.requests, flow.prompt_tokens_squared)
         output = output.learn(flow.completed, flow.completed_output_tokens)
+        sums = Arrivals(flow.requests, flow.prompt_tokens, flow.prompt_tokens_squared)
+        day = day.count(end=end, seconds=flow.seconds, arrived=sums)
+        hits = hits.learn(flow.prefilled_prompt_tokens, flow.cached_prompt_tokens)
     oldest = observation.now - windows.span - LEVEL_SECONDS
     kept = tuple(item for item in history if item.end > oldest)
-    return replace(memory, history=kept, prompt=prompt, prompt_squared=squared, output=output)
+    return replace(
+        memory, history=kept, prompt=prompt, prompt_squared=squared, output=output, hits=hits, day=day
+    )
 
 
 def _new_flows(history: tuple[Bin, ...], observation: Observation) -> tuple[tuple[float, Flow], ...]:
@@ -306,6 +327,8 @@ def _part(flow: Flow, share: float) -> Flow:
         flow.prompt_tokens_squared * share,
         flow.completed * share,
         flow.completed_output_tokens * share,
+        flow.prefilled_prompt_tokens * share,
+        flow.cached_prompt_tokens * share,
     )
 
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Final
 
+from inferencecluster.core.arrivals import Arrivals
 from inferencecluster.core.demand import Demand
 from inferencecluster.core.fleet import PoolName, Replica
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.perfmodel import PerformanceModel
+from inferencecluster.core.prefixes import uncached
 from inferencecluster.core.spec import ClusterSpec
 
 KV_TARGET: Final = 0.9
@@ -72,7 +74,7 @@ def queue_room(spec: ClusterSpec, demand: Demand, performance: PerformanceModel,
     """
     # A prompt that finds n or more waits: half of one is the continuity correction of the normal approximation.
     room = 0.5 + poisson_room(spec, busy)
-    alone = performance.prefill.seconds(demand.prompt_tokens)
+    alone = performance.prefill.seconds(demand.uncached_prompt_tokens)
     wait = spec.slo.ttft_seconds - alone
     if wait <= 0:
         return room
@@ -122,8 +124,10 @@ def queue_needs(spec: ClusterSpec, demand: Demand, performance: PerformanceModel
     tokens = float(queue.held_tokens + queue.pending_prefill_tokens)
     arrivals = demand.arrivals
     weighted_mean = arrivals.tokens_squared / arrivals.tokens if arrivals.tokens > 0 else demand.prompt_tokens
+    waiting = Arrivals(tokens / max(demand.prompt_tokens, 1.0), tokens, tokens * weighted_mean)
+    left = uncached(waiting, demand.cached_share)
     backlog = performance.prefill.work(
-        requests=tokens / max(demand.prompt_tokens, 1.0), tokens=tokens, tokens_squared=tokens * weighted_mean
+        requests=left.requests, tokens=left.tokens, tokens_squared=left.tokens_squared
     )
     drain = max(spec.slo.ttft_seconds, spec.interval_seconds)
     message = (

@@ -23,13 +23,17 @@ class Flow:
     requests: float
     """Requests that arrived (admitted or held, not those refused)."""
     prompt_tokens: float
-    """Sum of L over the arrivals: uncached prompt tokens."""
+    """Sum of L over the arrivals: prompt tokens, cached ones included."""
     prompt_tokens_squared: float
     """Sum of L**2 over the arrivals; with the two above it gives prefill work exactly (`PrefillModel.work`)."""
     completed: float
     """Requests whose answer ended."""
     completed_output_tokens: float
     """Output tokens of the completed requests: their ratio is the mean output length."""
+    prefilled_prompt_tokens: float = 0.0
+    """Prompt tokens of the prefills that ended; 0 where the source does not tell."""
+    cached_prompt_tokens: float = 0.0
+    """Those among them that engines reported as found in their prefix cache."""
 
 
 @dataclass(frozen=True, slots=True)

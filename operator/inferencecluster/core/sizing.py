@@ -40,6 +40,7 @@ from inferencecluster.core.needs import (
     work_need,
 )
 from inferencecluster.core.perfmodel import PerformanceModel
+from inferencecluster.core.prefixes import uncached
 from inferencecluster.core.spec import ClusterSpec, PoolSpec
 
 POOL_OFF: Final = "PoolOff"
@@ -81,7 +82,8 @@ class _Load:
     def of(
         cls, spec: ClusterSpec, demand: Demand, performance: PerformanceModel, arrivals: Arrivals
     ) -> _Load:
-        """These arrivals on replicas of this speed."""
+        """These arrivals on replicas of this speed: all their tokens decode, those that are not cached are prefilled."""
+        arrivals = uncached(arrivals, demand.cached_share)
         context = demand.prompt_tokens + demand.output_tokens / 2
         itl = max(spec.slo.itl_seconds, performance.decode.step_seconds(1.0, context))
         batch = max(1.0, performance.max_batch(itl_seconds=itl, mean_context_tokens=context))
@@ -150,6 +152,7 @@ def _size_prefill(spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ..
     inputs = (
         *load.inputs(),
         ("busyReplicas", load.busy),
+        *_cache_inputs(demand),
         *_queue_inputs(demand),
         *own.inputs(),
         *_measured("ttftSeconds", demand.ttft_seconds),
@@ -245,6 +248,7 @@ def _size_alone(spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...]
     inputs = (
         *load.inputs(),
         ("busyReplicas", load.busy),
+        *_cache_inputs(demand),
         ("sequences", load.sequences),
         ("sequencesPerReplica", load.batch),
         *_queue_inputs(demand),
@@ -270,7 +274,7 @@ def _switched_off(pool: PoolSpec) -> Wanted:
 
 
 def _ttft(spec: ClusterSpec, demand: Demand, performance: PerformanceModel) -> Latency:
-    alone = performance.prefill.seconds(demand.prompt_tokens)
+    alone = performance.prefill.seconds(demand.uncached_prompt_tokens)
     return Latency("TTFT", demand.ttft_seconds, spec.slo.ttft_seconds, alone)
 
 
@@ -280,6 +284,10 @@ def _itl(spec: ClusterSpec, demand: Demand, load: _Load) -> Latency:
 
 def _measured(name: str, value: float | Missing) -> tuple[tuple[str, float], ...]:
     return () if isinstance(value, Missing) else ((name, value),)
+
+
+def _cache_inputs(demand: Demand) -> tuple[tuple[str, float], ...]:
+    return (("cachedShare", demand.cached_share),) if demand.cached_share > 0 else ()
 
 
 def _queue_inputs(demand: Demand) -> tuple[tuple[str, float], ...]:

@@ -21,6 +21,15 @@ class ScalingMode(StrEnum):
     """Every pool stays at `minReplicas`."""
 
 
+class Objective(StrEnum):
+    """What to spare where the budget leaves a choice."""
+
+    COST = "Cost"
+    THROUGHPUT = "Throughput"
+    """Nothing: pools share in proportion to what they lack."""
+    POWER = "Power"
+
+
 class PolicyType(StrEnum):
     """HPA's `HPAScalingPolicy.type`; `Pods` counts replicas."""
 
@@ -85,6 +94,9 @@ class PoolSpec:
     interchangeable: bool = False
     """Its engines take every phase and are as fast as those of the other interchangeable pools: replicas may move between
     those of one template (`conversion`)."""
+    price_per_gpu_hour: float | None = None
+    """In the user's currency; None where it is not told."""
+    watts_per_gpu: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +122,7 @@ class ClusterSpec:
     overflow_tokens: int
     kept_gpus: int = 0
     """Demand removes no replica while all of them together hold no more GPUs than these, because they are paid for."""
+    objective: Objective = Objective.COST
 
     def pool(self, name: PoolName) -> PoolSpec:
         """The pool called `name`."""

@@ -16,6 +16,7 @@ from inferencecluster.core.fleet import PoolName, gpus_held
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import Observation
 from inferencecluster.core.replacement import BackOff
+from inferencecluster.core.sleep import SCALED_TO_ZERO, WAKING, is_waking
 from inferencecluster.core.status import Condition, ConditionStatus, ConditionType, Verdict
 from inferencecluster.core.victims import is_current
 
@@ -38,6 +39,12 @@ class Situation:
     def serving(self, name: PoolName) -> int:
         """Replicas of the pool that take work."""
         return sum(replica.home is name and replica.is_serving for replica in self.observation.replicas)
+
+    @property
+    def is_waking(self) -> bool:
+        """Out of sleep, and nothing has gone wrong so far."""
+        has_trouble = any(map(self.trouble, PoolName))
+        return not has_trouble and is_waking(self.observation.spec, self.observation.replicas)
 
     def trouble(self, name: PoolName) -> BackOff | None:
         """What keeps the pool from growing. It lasts through the next try, until one of its replicas serves."""
@@ -79,9 +86,9 @@ def below_minimum(situation: Situation) -> Verdict | None:
 
 
 def nothing_serves(situation: Situation) -> Verdict | None:
-    """With minimums of zero a cluster may be asleep; only one that should serve and does not is unready."""
+    """A cluster that should serve and does not. One that sleeps or wakes holds what arrives: it is as it should be."""
     wanted = sum(target.replicas for target in situation.targets)
-    if wanted and not any(map(situation.serving, PoolName)):
+    if wanted and not any(map(situation.serving, PoolName)) and not situation.is_waking:
         return Verdict("NoServingReplica", f"none of {wanted} wanted replicas is ready")
     return None
 
@@ -244,7 +251,7 @@ def conditions(situation: Situation) -> tuple[Condition, ...]:
     unready = evaluate(READINESS, situation) or changing
     settled = "the newest spec is rolled out" if changing is None else "the rollout is stalled"
     return (
-        _good(ConditionType.READY, unready, "Serving", "every pool serves with at least its minimum"),
+        _good(ConditionType.READY, unready, *_readiness(situation)),
         _bad(
             ConditionType.RECONCILING,
             None if stalled else changing,
@@ -271,6 +278,15 @@ def conditions(situation: Situation) -> tuple[Condition, ...]:
             "prefill and decode serve their own phases",
         ),
     )
+
+
+def _readiness(situation: Situation) -> tuple[str, str]:
+    """Why a cluster is ready. Sleep and wake are no unreadiness: `helm --wait` and Flux would never settle."""
+    if any(map(situation.serving, PoolName)):
+        return "Serving", "every pool serves with at least its minimum"
+    if any(target.replicas for target in situation.targets):
+        return WAKING, "the first replicas start; the routers hold requests until they serve"
+    return SCALED_TO_ZERO, "no pool wants a replica"
 
 
 def _good(kind: ConditionType, verdict: Verdict | None, reason: str, message: str) -> Condition:

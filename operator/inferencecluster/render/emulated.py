@@ -70,7 +70,7 @@ def _configuration(context: PoolContext, served_name: str) -> Manifest:
     performance = context.performance
     shape = engine_shape(context)
     settings = engine_config(shape, engine.config)
-    jitter = emulation.jitter_percent / 100
+    jitter, hits = emulation.jitter_percent / 100, emulation.prefix_hit_percent / 100
     source = context.cluster.spec.model.source
     gpu = gpu_of(source, pool)
     link = gpu.link_bytes_per_second if gpu else UNKNOWN_LINK_BYTES_PER_SECOND
@@ -94,4 +94,6 @@ def _configuration(context: PoolContext, served_name: str) -> Manifest:
         "kv_transfer_timeout_seconds": float(engine.kv_transfer.timeout_seconds),
         "gpus": pool.gpus_per_replica,
         "allow_faults": context.platform.emulated_faults,
+        # Not at its default: engines of an older image refuse keys that they do not know.
+        **({"prefix_hit_share": hits} if hits else {}),
     }

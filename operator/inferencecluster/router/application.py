@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
@@ -13,6 +14,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from inferencecluster.api.router_state import HOLDING_PARAMETER, MAX_HOLDING_SECONDS
 from inferencecluster.router.answers import error_response, json_response, models_document
 from inferencecluster.router.bodies import BodyReader
 from inferencecluster.router.completion_request import Endpoint, parse_request
@@ -201,8 +203,13 @@ class Api:
             return web.Response(text="not yet\n", status=HTTPStatus.SERVICE_UNAVAILABLE)
         return web.Response(text="ok\n")
 
-    async def _state(self, _: web.Request) -> web.Response:
+    async def _state(self, request: web.Request) -> web.Response:
+        """The state now; with `?holding=SECONDS`, as soon as a request is held, or after so many seconds."""
         around = self._surroundings
+        if HOLDING_PARAMETER in request.query:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_holding_seconds(request.query[HOLDING_PARAMETER])):
+                    await self._services.dispatcher.wait_until_holding()
         state = around.state.build(
             now=around.now(),
             started_at=self._standing.started_at,
@@ -214,6 +221,17 @@ class Api:
     async def _metrics(self, _: web.Request) -> web.Response:
         text = self._surroundings.metrics.render(loop_time=self._services.clock())
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
+
+
+def _holding_seconds(text: str) -> float:
+    """Raises `RequestError`."""
+    number = text if text.isascii() and text.isdecimal() else ""
+    if not number or int(number) > MAX_HOLDING_SECONDS:
+        raise RequestError(
+            f"{HOLDING_PARAMETER} is {text!r}: it is a whole number of seconds up to {MAX_HOLDING_SECONDS}",
+            param=HOLDING_PARAMETER,
+        )
+    return float(number)
 
 
 _CLIENT_CLOSED_REQUEST: Final = 499

@@ -20,6 +20,7 @@ from typing import Any, Final
 from inferencecluster.render.trtllm.versions import EngineVersion
 from inferencecluster.router.answers import compact_json
 from inferencecluster.router.completion_request import CompletionRequest, Endpoint
+from inferencecluster.router.event_stream import usage_of
 
 SINCE_REQUEST_ID: Final = EngineVersion(1, 3, 0, candidate=0)
 """`disagg_request_id` is required from here on and unknown before (PR 10495)."""
@@ -77,6 +78,8 @@ class ContextAnswer:
     """The prompt's token ids as a JSON array; empty when absent."""
     prompt_tokens: int
     """0 when the engine did not tell."""
+    cached_tokens: int
+    """Of those, what it had in its prefix cache; 0 when it did not tell."""
 
 
 def context_request(
@@ -105,6 +108,7 @@ def read_context_answer(body: bytes, version: EngineVersion) -> ContextAnswer:
     finished = choice.get("finish_reason") not in UNFINISHED
     document.pop("prompt_token_ids", None)
     parameters = choice.pop("disaggregated_params", None)
+    usage = usage_of(document)
     if not finished:
         _check_parameters(parameters, version)
     return ContextAnswer(
@@ -112,6 +116,7 @@ def read_context_answer(body: bytes, version: EngineVersion) -> ContextAnswer:
         finished=finished,
         parameters=parameters if isinstance(parameters, dict) else {},
         prompt_ids=prompt_ids,
+        cached_tokens=usage.cached_tokens if usage is not None else 0,
         prompt_tokens=prompt_ids.count(b",") + 1 if prompt_ids.strip(b"[] \n\t\r") else 0,
     )
 

@@ -7,6 +7,8 @@ that it excludes have room. Requests for another model wait in another line, and
 
 Whoever is next was tried when it became next or when room last appeared, and room appears only through `serve_queue`:
 a newcomer needs a decision of its own only when nobody waits, or when it is next itself.
+
+A request that comes while a cluster sleeps (`core/sleep.py`) is held for a boot, because its being held is what wakes it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from math import inf
+from math import ceil, inf
 from typing import Final
 
 from inferencecluster.core.fleet import PoolName
@@ -32,7 +34,7 @@ from inferencecluster.router.errors import CapacityError
 from inferencecluster.router.estimates import DrainRate
 from inferencecluster.router.ledger import Assignment, Ledger
 from inferencecluster.router.lines import LARGE_PARTS, ModelLine, Ticket, Waiting
-from inferencecluster.router.sources import RouterSettings
+from inferencecluster.router.sources import RouterSettings, WakeSettings
 
 OVERDUE_SHARE: Final = 0.25
 """Of `maxQueueSeconds`, after which a large request has a replica kept free for it: the rest of the time is enough for
@@ -59,6 +61,7 @@ class Dispatcher:
         self._policy = RoutingPolicy(overflow_tokens=0)
         self._max_queue_seconds = 0.0
         self._retries: dict[Waiting, None] = {}
+        self._wake: WakeSettings | None = None
         self._late_seconds = inf
         self._lines: dict[str | None, ModelLine] = {}
         """By model; nobody keeps an empty one."""
@@ -66,6 +69,7 @@ class Dispatcher:
         self.held_tokens = 0
         """Prompt tokens of the requests in the queue."""
         self._held_bytes = 0
+        self._holding = asyncio.Event()
         ledger.on_room = self.serve_queue
 
     @property
@@ -73,10 +77,15 @@ class Dispatcher:
         """Requests in the queue."""
         return len(self._retries) + sum(map(len, self._lines.values()))
 
+    async def wait_until_holding(self) -> None:
+        """Return as soon as a request is in the queue."""
+        await self._holding.wait()
+
     def configure(self, settings: RouterSettings) -> None:
         """Take over settings; requests that wait already keep their time."""
         self._policy = RoutingPolicy(overflow_tokens=settings.overflow_tokens)
         self._max_queue_seconds = settings.max_queue_seconds
+        self._wake = settings.wake
         self._late_seconds = settings.ttft_seconds
         for line in self._lines.values():
             line.be_late_after(settings.ttft_seconds)
@@ -188,6 +197,7 @@ class Dispatcher:
             since=now,
             is_large=needed * LARGE_PARTS > self._ledger.largest_capacity(request.model) > 0,
         )
+        ticket.patience_seconds = max(ticket.patience_seconds, self._patience_seconds(request.model))
         self._check_room(waiting)
         if ticket.attempts > 1:
             self._retries[waiting] = None
@@ -199,12 +209,13 @@ class Dispatcher:
             ticket.on_admitted()
         self.held_tokens += request.prompt_tokens
         self._held_bytes += ticket.body_bytes
+        self._holding.set()
         return waiting
 
     async def _wait(self, waiting: Waiting) -> Assignment:
         ticket = waiting.ticket
         if not waiting.granted.done():
-            left = self._max_queue_seconds - ticket.held_seconds
+            left = ticket.patience_seconds - ticket.held_seconds
             waiting.timer = asyncio.get_running_loop().call_later(left, self._expire, waiting)
         try:
             return await waiting.granted
@@ -224,16 +235,41 @@ class Dispatcher:
             or self._held_bytes + waiting.ticket.body_bytes > self._limits.body_bytes
         )
         if full:
-            raise self._refusal(waiting.reason, "the queue is full")
-        if waiting.ticket.held_seconds >= self._max_queue_seconds:
+            raise self._waking(waiting) or self._refusal(waiting.reason, "the queue is full")
+        if waiting.ticket.held_seconds >= waiting.ticket.patience_seconds:
             raise self._refusal(waiting.reason, f"it has waited {waiting.ticket.held_seconds:.1f} s")
+
+    def _patience_seconds(self, model: str | None) -> float:
+        """How long a request for `model` that comes now may be held."""
+        if self._wake is None or self._serves(model):
+            return self._max_queue_seconds
+        return max(self._max_queue_seconds, self._wake.hold_seconds)
+
+    def _serves(self, model: str | None) -> bool:
+        return self._ledger.fleet.serves(frozenset(), model)
 
     def _expire(self, waiting: Waiting) -> None:
         if waiting.granted.done():
             return
         self._remove(waiting)
         waiting.granted.set_exception(
-            self._refusal(waiting.reason, f"none took the request within {self._max_queue_seconds:g} s")
+            self._refusal(
+                waiting.reason, f"none took the request within {waiting.ticket.patience_seconds:g} s"
+            )
+        )
+
+    def _waking(self, waiting: Waiting) -> CapacityError | None:
+        """The refusal of a request that finds the queue full while the cluster wakes; None while it does not."""
+        line = self._lines.get(waiting.request.model)
+        oldest = line.oldest_since if line is not None else None
+        if self._wake is None or oldest is None or self._serves(waiting.request.model):
+            return None
+        left = self._wake.boot_seconds - (waiting.since - oldest)
+        return CapacityError(
+            "engines are starting, and the queue is full: try again when they serve",
+            status=HTTPStatus.TOO_MANY_REQUESTS,
+            code="engines_starting",
+            retry_after_seconds=max(NO_REPLICA_RETRY_SECONDS, ceil(left)),
         )
 
     def _refusal(self, reason: HoldReason, detail: str) -> CapacityError:
@@ -268,5 +304,7 @@ class Dispatcher:
         line = self._lines.get(waiting.request.model)
         if line is not None and not line:
             del self._lines[waiting.request.model]
+        if not self.held_requests:
+            self._holding.clear()
         if waiting.timer is not None:
             waiting.timer.cancel()

@@ -68,6 +68,8 @@ class Usage:
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    """Prompt tokens that the engine had cached; 0 where it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,9 @@ def usage_of(document: Any) -> Usage | None:
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
     if type(prompt) is not int or type(completion) is not int:
         return None
-    return Usage(prompt, completion)
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    return Usage(prompt, completion, min(cached, prompt) if type(cached) is int and cached > 0 else 0)
 
 
 def _usage_of_event(item: bytes) -> Usage | None:

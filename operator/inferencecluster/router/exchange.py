@@ -157,6 +157,7 @@ class Exchange:
             seconds=visit.own.since - assignment.started_at, pending_tokens=assignment.pending_at_start
         )
         visit.learn_prompt(context.prompt_tokens)
+        visit.prefilled(context.prompt_tokens, cached_tokens=context.cached_tokens)
         assignment.prefill_ended(context.prompt_tokens or sum(visit.prompt_tokens))
         return context
 

@@ -9,7 +9,7 @@ from inferencecluster.adapters.informer import Informer
 from inferencecluster.adapters.kube import KubeClient, Selection
 from inferencecluster.adapters.kube_resources import CLUSTERS, PODS, Manifest
 from inferencecluster.adapters.pods import EnginePod, project_pod
-from inferencecluster.api.inferencecluster import InferenceCluster, parse_cluster
+from inferencecluster.api.inferencecluster import InferenceCluster, InferenceClusterSpec, parse_cluster
 from inferencecluster.api.names import (
     ANNOTATION_ENGINE_VERSION,
     ANNOTATION_FENCED_AT,
@@ -24,6 +24,8 @@ from inferencecluster.api.names import (
 from inferencecluster.api.translate import to_core
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import Lifecycle
+from inferencecluster.core.sleep import wake_hold_seconds
+from inferencecluster.core.spec import ScalingMode
 from inferencecluster.render.trtllm.shape import configured_version
 from inferencecluster.render.trtllm.versions import EngineVersion, parse_version
 from inferencecluster.router.sources import (
@@ -31,6 +33,7 @@ from inferencecluster.router.sources import (
     ReplicaRecord,
     RouterSettings,
     SettingsListener,
+    WakeSettings,
 )
 
 _USUAL_PROMPT: Final = 1000
@@ -147,8 +150,19 @@ def project_settings(manifest: Manifest) -> RouterSettings | None:
         max_queue_seconds=float(spec.router.max_queue_seconds),
         ttft_seconds=spec.slo.ttft_milliseconds / 1000,
         kv_transfer_timeout_seconds=float(spec.engine.kv_transfer.timeout_seconds),
+        wake=_wake(spec),
         prefill_seconds_per_token=_prefill_speed(cluster),
     )
+
+
+def _wake(spec: InferenceClusterSpec) -> WakeSettings | None:
+    """None where a pool keeps a minimum, or where it is not demand that decides: nothing would wake the cluster."""
+    pools = (spec.pools.prefill, spec.pools.decode, spec.pools.mixed)
+    if spec.scaling.mode is not ScalingMode.AUTOMATIC or any(pool and pool.min_replicas for pool in pools):
+        return None
+    boot, hold = spec.scaling.expected_boot_seconds, spec.router.wake_queue_seconds
+    derived = wake_hold_seconds(boot_seconds=boot, max_queue_seconds=spec.router.max_queue_seconds)
+    return WakeSettings(float(boot), derived if hold is None else float(hold))
 
 
 def _prefill_speed(cluster: InferenceCluster) -> float | None:

@@ -31,6 +31,8 @@ class Ticket:
     held_seconds: float = 0.0
     """Spent in the queue so far, over all attempts."""
     attempts: int = 0
+    patience_seconds: float = 0.0
+    """How long it may be held in all, over all attempts."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +63,12 @@ class ModelLine:
 
     def __contains__(self, waiting: Waiting) -> bool:
         return waiting in self._line(waiting)
+
+    @property
+    def oldest_since(self) -> float | None:
+        """Since when the one that waits longest does; None while nobody waits."""
+        known = (line.oldest_since for line in (self._usual, self._large))
+        return min((since for since in known if since is not None), default=None)
 
     def be_late_after(self, seconds: float) -> None:
         """Another TTFT target."""

@@ -73,6 +73,12 @@ class RouterMetrics(Collector):
             ("output_tokens", "Output tokens of requests that ended", traffic.output_tokens),
             ("completed_requests", "Requests answered in full", traffic.completed),
             ("completed_output_tokens", "Output tokens of those", traffic.completed_output_tokens),
+            (
+                "prefilled_prompt_tokens",
+                "Prompt tokens of prefills that ended",
+                traffic.prefilled_prompt_tokens,
+            ),
+            ("cached_prompt_tokens", "Prompt tokens that engines had cached", traffic.cached_prompt_tokens),
             ("retries", "Attempts on another replica after one failed", traffic.retries),
         )
         for name, text, value in plain:

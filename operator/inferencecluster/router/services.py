@@ -93,6 +93,11 @@ class Visit:
         if len(self.request.prompts) == 1 and size.characters and tokens > size.tokens:
             self.services.estimates.learn_text(characters=size.characters, tokens=tokens - size.tokens)
 
+    def prefilled(self, prompt_tokens: int, *, cached_tokens: int) -> None:
+        """An engine has done the prompt; where it did not count the tokens, what is known of them counts."""
+        tokens = prompt_tokens or sum(self.prompt_tokens)
+        self.services.traffic.prefilled(tokens, cached_tokens=min(cached_tokens, tokens))
+
     def first_token(self) -> None:
         """The request has its first token: it does not wait any more."""
         self.services.traffic.journeys.pop(self.journey, None)

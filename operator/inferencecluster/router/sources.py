@@ -34,6 +34,16 @@ class ReplicaRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class WakeSettings:
+    """Of a cluster that scales to zero."""
+
+    boot_seconds: float
+    """Expected time until a replica serves."""
+    hold_seconds: float
+    """A request that comes while no replica serves waits so long; at least `boot_seconds`."""
+
+
+@dataclass(frozen=True, slots=True)
 class RouterSettings:
     """Settings of the cluster; they may change at any time."""
 
@@ -47,6 +57,8 @@ class RouterSettings:
     """Target of the time to the first token: a request that has waited so long is late."""
     kv_transfer_timeout_seconds: float
     """The engines give up a transfer after this long."""
+    wake: WakeSettings | None = None
+    """How to hold requests while the cluster has no replica because it sleeps; None where it never does."""
     prefill_seconds_per_token: float | None = None
     """How fast prompts are by the performance model, until answers tell better; None where it is not known."""
 

@@ -36,6 +36,8 @@ def totals(traffic: Traffic) -> Totals:
         completed_output_tokens=traffic.completed_output_tokens,
         failed=traffic.count(Outcome.FAILED),
         refused=traffic.count(Outcome.REFUSED),
+        prefilled_prompt_tokens=traffic.prefilled_prompt_tokens,
+        cached_prompt_tokens=traffic.cached_prompt_tokens,
     )
 
 

@@ -20,7 +20,7 @@ from inferencecluster.router.answers import (
 from inferencecluster.router.disaggregation import ContextAnswer
 from inferencecluster.router.engine_client import Call, broken
 from inferencecluster.router.errors import ClientGone, RequestError
-from inferencecluster.router.event_stream import usage_of
+from inferencecluster.router.event_stream import Usage, usage_of
 from inferencecluster.router.ledger import Assignment, PathKind
 from inferencecluster.router.relay import Meter, Relay, RelayEnd
 from inferencecluster.router.services import Visit
@@ -72,6 +72,8 @@ async def answer_as_stream(visit: Visit, assignment: Assignment, call: Call) -> 
             visit.output_tokens = round(assignment.output_tokens)
     finally:
         upstream.release()
+    if assignment.path is not PathKind.DISAGGREGATED:
+        _learn_cached(visit, end.usage)
     await _end_stream(visit, writer, call, end)
     return client
 
@@ -94,6 +96,8 @@ async def answer_in_one_piece(visit: Visit, assignment: Assignment, call: Call) 
         )
     services.ledger.succeeded(call.entry)
     usage = usage_of(document)
+    if assignment.path is not PathKind.DISAGGREGATED:
+        _learn_cached(visit, usage)
     if usage is not None:
         visit.learn_prompt(usage.prompt_tokens)
         services.estimates.learn_output(tokens=usage.completion_tokens, events=0)
@@ -160,6 +164,14 @@ async def _end_stream(visit: Visit, client: AbstractStreamWriter, call: Call, en
             message, status=HTTPStatus.BAD_GATEWAY, kind="server_error", code="stream_broken"
         )
         await _write(client, error_event(error))
+
+
+def _learn_cached(visit: Visit, usage: Usage | None) -> None:
+    """Of an engine that served the whole request; a decode engine has prefilled nothing."""
+    if usage is None:
+        visit.prefilled(0, cached_tokens=0)
+    else:
+        visit.prefilled(usage.prompt_tokens, cached_tokens=usage.cached_tokens)
 
 
 def _expect_first_token(visit: Visit, assignment: Assignment) -> asyncio.TimerHandle:

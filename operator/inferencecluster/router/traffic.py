@@ -136,6 +136,10 @@ class Traffic:
     completed_output_tokens: int = 0
     output_tokens: int = 0
     """Those of requests that did not complete included."""
+    prefilled_prompt_tokens: int = 0
+    """Of prompts whose prefill ended, as engines counted them."""
+    cached_prompt_tokens: int = 0
+    """Of those, what engines had in their prefix cache."""
     retries: int = 0
     outcomes: Counter[tuple[Outcome, str]] = field(default_factory=Counter)
     """By outcome and path; the path is `none` for requests that never got replicas."""
@@ -153,6 +157,11 @@ class Traffic:
         self.requests += 1
         self.prompt_tokens += sum(prompt_tokens)
         self.prompt_tokens_squared += sum(tokens * tokens for tokens in prompt_tokens)
+
+    def prefilled(self, prompt_tokens: int, *, cached_tokens: int) -> None:
+        """A prefill ended; the engine found `cached_tokens` of its prompt."""
+        self.prefilled_prompt_tokens += prompt_tokens
+        self.cached_prompt_tokens += cached_tokens
 
     def ended(self, outcome: Outcome, path: str, *, output_tokens: int) -> None:
         """A request is over."""

@@ -53,6 +53,8 @@ class Totals:
     requests: int
     prompt_tokens: int
     prompt_tokens_squared: int
+    prefilled_prompt_tokens: int
+    cached_prompt_tokens: int
     completed: int
     completed_output_tokens: int
     completed_tokens: int
@@ -72,6 +74,8 @@ class Totals:
             prompt_tokens_squared=float(self.prompt_tokens_squared - before.prompt_tokens_squared),
             completed=float(self.completed - before.completed),
             completed_output_tokens=float(self.completed_output_tokens - before.completed_output_tokens),
+            prefilled_prompt_tokens=float(self.prefilled_prompt_tokens - before.prefilled_prompt_tokens),
+            cached_prompt_tokens=float(self.cached_prompt_tokens - before.cached_prompt_tokens),
         )
 
     def ttft_since(self, before: Totals, percentile: float) -> float | Missing:
@@ -97,11 +101,13 @@ class Counters:
     __slots__ = (
         "_gaps",
         "_ttft",
+        "cached_prompt_tokens",
         "completed",
         "completed_output_tokens",
         "completed_tokens",
         "decoded_tokens",
         "first_tokens",
+        "prefilled_prompt_tokens",
         "prompt_tokens",
         "prompt_tokens_squared",
         "requests",
@@ -111,6 +117,8 @@ class Counters:
         self.requests = 0
         self.prompt_tokens = 0
         self.prompt_tokens_squared = 0
+        self.prefilled_prompt_tokens = 0
+        self.cached_prompt_tokens = 0
         self.completed = 0
         self.completed_output_tokens = 0
         self.completed_tokens = 0
@@ -126,6 +134,11 @@ class Counters:
         self.requests += 1
         self.prompt_tokens += prompt_tokens
         self.prompt_tokens_squared += prompt_tokens * prompt_tokens
+
+    def prefilled(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """A prompt is done, `cached_tokens` of which were there before."""
+        self.prefilled_prompt_tokens += prompt_tokens
+        self.cached_prompt_tokens += cached_tokens
 
     def began(self, ttft_seconds: float) -> None:
         """A first token came."""
@@ -150,6 +163,8 @@ class Counters:
             requests=self.requests,
             prompt_tokens=self.prompt_tokens,
             prompt_tokens_squared=self.prompt_tokens_squared,
+            prefilled_prompt_tokens=self.prefilled_prompt_tokens,
+            cached_prompt_tokens=self.cached_prompt_tokens,
             completed=self.completed,
             completed_output_tokens=self.completed_output_tokens,
             completed_tokens=self.completed_tokens,

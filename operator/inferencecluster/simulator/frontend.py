@@ -7,7 +7,7 @@ lengths are learned as the router learns them, and nobody here knows the true on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +34,8 @@ class FrontendSettings:
 
     overflow_tokens: int
     max_queue_seconds: float
+    wake_queue_seconds: float
+    """The same for a request that comes while no replica serves, because the cluster sleeps or wakes."""
     late_seconds: float
     """A request that has waited so long lets newer ones pass (`core.waiting`); infinite: first come, first served."""
     network: Network
@@ -82,6 +84,8 @@ class Frontend:
     ) -> None:
         """`on_end` is told of each request once, when it has ended."""
         self.ledger = Ledger()
+        self.on_unserved: Callable[[float], None] = lambda _now: None
+        """Told when a request is held while no replica serves."""
         self.held_tokens = 0
         """Prompt tokens of the requests that wait here."""
         self._settings = settings
@@ -112,6 +116,7 @@ class Frontend:
         self._before_first_token[journey] = None
         journey.attempts = 1
         journey.expected_output = self._expected_output(journey)
+        journey.patience_seconds = self._settings.max_queue_seconds
         line = self._line
         # Whatever holds the one that is next holds this one, too, unless this one is next.
         if not line and self._offer(journey, now):
@@ -120,6 +125,9 @@ class Frontend:
         journey.held_since = now
         line.add(journey, now)
         self.held_tokens += journey.prompt_tokens
+        if not self.ledger.fleet.serves(frozenset()):
+            journey.patience_seconds = self._settings.wake_queue_seconds
+            self.on_unserved(now)
         self._watch(now)
         if not is_first and line.first(now) is journey:
             self.serve_line(now)
@@ -230,6 +238,8 @@ class Frontend:
     def _sequence(self, journey: Journey, phase: Phase) -> Sequence:
         sequence = Sequence(journey, phase, journey.prompt_tokens, journey.output_tokens)
         sequence.next_report = journey.expected_output + 1
+        if phase is not Phase.DECODE:
+            sequence.cached_tokens = sequence.prefilled = journey.cached_tokens
         if phase is Phase.PREFILL:
             journey.prefill = sequence
         else:
@@ -250,6 +260,7 @@ class Frontend:
 
     def _note_first_token(self, journey: Journey, now: float) -> None:
         journey.first_token_at = now
+        self._counters.prefilled(journey.prompt_tokens, journey.cached_tokens)
         del self._before_first_token[journey]
         self._counters.began(now - journey.arrived_at)
 
@@ -296,7 +307,7 @@ class Frontend:
         journey.held_since = now
         self._retries[journey] = None
         self.held_tokens += journey.prompt_tokens
-        left = max(0.0, self._settings.max_queue_seconds - journey.held_seconds)
+        left = max(0.0, journey.patience_seconds - journey.held_seconds)
         self._events.at(now + left, self._expire_retry, (journey, journey.attempts))
 
     def _leave_retries(self, journey: Journey, now: float) -> None:
@@ -311,18 +322,28 @@ class Frontend:
             self._end(journey, Outcome.REFUSED, self._events.now)
 
     def _watch(self, now: float) -> None:
-        """One event for the whole line: when its oldest request has waited for too long."""
-        since = self._line.oldest_since
-        if since is not None and self._watch_at < now:
-            self._watch_at = since + self._settings.max_queue_seconds
+        """One event for the whole line: when the first request will have waited for too long."""
+        if self._line and self._watch_at < now:
+            self._watch_at = min(map(_patience_ends_at, self._impatient()))
             self._events.at(self._watch_at, self._expire)
 
+    def _impatient(self) -> Iterator[Journey]:
+        """Those of the line that may be the next to give up: patient ones, and the oldest of the others."""
+        for journey in self._line:
+            yield journey
+            if journey.patience_seconds <= self._settings.max_queue_seconds:
+                return
+
     def _expire(self, _: object) -> None:
-        now, line, longest = self._events.now, self._line, self._settings.max_queue_seconds
-        while (since := line.oldest_since) is not None and since + longest <= now:
-            journey = next(iter(line))
-            line.discard(journey)
-            self.held_tokens -= journey.prompt_tokens
-            self._end(journey, Outcome.REFUSED, now)
+        now, line = self._events.now, self._line
+        while due := [item for item in self._impatient() if _patience_ends_at(item) <= now]:
+            for journey in due:
+                line.discard(journey)
+                self.held_tokens -= journey.prompt_tokens
+                self._end(journey, Outcome.REFUSED, now)
         self._watch_at = -1.0
         self._watch(now)
+
+
+def _patience_ends_at(journey: Journey) -> float:
+    return journey.held_since + journey.patience_seconds

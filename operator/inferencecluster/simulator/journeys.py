@@ -36,6 +36,7 @@ class Journey:
     __slots__ = (
         "arrived_at",
         "attempts",
+        "cached_tokens",
         "decode",
         "ended_at",
         "excluded",
@@ -48,6 +49,7 @@ class Journey:
         "outcome",
         "output_tokens",
         "path",
+        "patience_seconds",
         "pending",
         "prefill",
         "prefilled_at",
@@ -60,6 +62,8 @@ class Journey:
         self.prompt_tokens = prompt_tokens
         self.output_tokens = output_tokens
         """Its true length, which nobody knows before it ends."""
+        self.cached_tokens = 0
+        """Of the prompt, which no engine computes."""
         self.expected_output = 0
         """What is reserved for its answer; doubles when it is longer."""
         self.attempts = 0
@@ -67,6 +71,7 @@ class Journey:
         self.held_seconds = 0.0
         """Spent waiting in the router in earlier attempts."""
         self.held_since = -1.0
+        self.patience_seconds = 0.0
         self.path = Path.NONE
         self.first: Entry | None = None
         """Replica that prefills; both are None while it has none."""

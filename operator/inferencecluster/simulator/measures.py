@@ -96,7 +96,9 @@ class Measures:
         self._e2e.append(journey.ended_at - journey.arrived_at)
         if journey.output_tokens > 1:
             self._tpot.append(tpot)
-        is_prompt = ttft <= self._slo.ttft_seconds + self._alone(journey.prompt_tokens)
+        is_prompt = ttft <= self._slo.ttft_seconds + self._alone(
+            journey.prompt_tokens - journey.cached_tokens
+        )
         is_fluent = tpot <= self._slo.itl_seconds
         self._ttft_met += is_prompt
         self._tpot_met += is_fluent

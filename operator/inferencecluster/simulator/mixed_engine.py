@@ -302,7 +302,7 @@ class Engine:
         """One iteration with prompts, beside whatever decodes."""
         chunks, self._first, self._prefill_share, steps_batch = self._iterations.compose()
         for sequence, _ in chunks:
-            if not sequence.prefilled:
+            if sequence.prefilled <= sequence.cached_tokens:
                 sequence.prefill_began = now
         self._growth = 0.0
         self._start(now, chunks, 1)
@@ -346,7 +346,7 @@ class Engine:
                 return
             sequence = self._preempted.popleft()
             self._reserve(sequence)
-            self.batches.active[sequence] = None
+            self.batches.begin(sequence)
         if self._generations and not self._admit_fetches(now):
             return
         prompts = self._prompts
@@ -355,7 +355,7 @@ class Engine:
                 return
             sequence = prompts.popleft()
             self._reserve(sequence)
-            self.batches.active[sequence] = None
+            self.batches.begin(sequence)
 
     def _admit_fetches(self, now: float) -> bool:
         """Whether nobody waits for a fetch any more."""

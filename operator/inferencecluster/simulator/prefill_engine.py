@@ -19,7 +19,12 @@ class PromptBatches:
     def __init__(self) -> None:
         self.active: dict[Sequence, None] = {}
         self.tokens = 0
-        """Prompt tokens computed so far of those that are not done."""
+        """Prompt tokens that are there of those that are not done."""
+
+    def begin(self, sequence: Sequence) -> None:
+        """It has memory; what is cached is there already."""
+        self.active[sequence] = None
+        self.tokens += sequence.prefilled
 
     def take(self, room: int) -> list[Chunk]:
         """The chunks of the next iteration, of `room` tokens together at most."""

@@ -9,6 +9,7 @@ from typing import Final
 
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.sleep import may_sleep, wake_hold_seconds
 from inferencecluster.core.spec import ClusterSpec, Slo
 from inferencecluster.simulator.hardware import Hardware
 from inferencecluster.simulator.links import Network
@@ -149,6 +150,15 @@ class Scenario:
     def initial_size(self, name: PoolName) -> int:
         """Replicas of a pool at the beginning."""
         return self.initial.get(name, self.spec.pool(name).min_replicas)
+
+    @property
+    def wake_queue_seconds(self) -> float:
+        """How long a request waits where nothing serves: longer than usual only for a cluster that sleeps."""
+        if not may_sleep(self.spec):
+            return self.max_queue_seconds
+        return wake_hold_seconds(
+            boot_seconds=self.spec.boot_seconds, max_queue_seconds=self.max_queue_seconds
+        )
 
     @property
     def slo(self) -> Slo:

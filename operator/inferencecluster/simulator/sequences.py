@@ -21,6 +21,7 @@ class Sequence:
     """One phase of one request on one engine."""
 
     __slots__ = (
+        "cached_tokens",
         "cancelled",
         "generated",
         "guaranteed",
@@ -50,6 +51,8 @@ class Sequence:
         self.cancelled = False
         self.to_prefill = prompt_tokens
         """Tokens whose KV cache has to be computed here: after a preemption also those that it had made."""
+        self.cached_tokens = 0
+        """Prompt tokens that are there before its prefill begins."""
         self.prefilled = 0
         self.prefill_began = 0.0
         self.generated = 0

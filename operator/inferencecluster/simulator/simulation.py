@@ -12,6 +12,7 @@ from typing import Final
 from inferencecluster.core.decision import Decision
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.observation import Observation
+from inferencecluster.core.sleep import may_sleep
 from inferencecluster.simulator.counters import Counters
 from inferencecluster.simulator.events import EventQueue
 from inferencecluster.simulator.frontend import Frontend, FrontendSettings
@@ -70,6 +71,7 @@ class Simulation:
             FrontendSettings(
                 overflow_tokens=spec.overflow_tokens,
                 max_queue_seconds=scenario.max_queue_seconds,
+                wake_queue_seconds=scenario.wake_queue_seconds,
                 late_seconds=spec.slo.ttft_seconds
                 if scenario.late_seconds is None
                 else scenario.late_seconds,
@@ -90,6 +92,8 @@ class Simulation:
         )
         self.operator = Operator(scenario, self.events, self.replicas, observer, policy)
         self.operator.on_decision = self._decided
+        if may_sleep(spec):
+            self.frontend.on_unserved = self.operator.wake
         self.arrived = 0
         self.ended = 0
         self._policy_name = policy.name if policy is not None else spec.mode.value
@@ -136,6 +140,7 @@ class Simulation:
         now = self.events.now = max(self.events.now, request.arrival)
         self.arrived += 1
         journey = Journey(now, request.prompt_tokens, request.output_tokens)
+        journey.cached_tokens = min(request.cached_tokens, request.prompt_tokens - 1)
         self.measures.arrived(journey)
         self.frontend.arrive(journey, now)
 

@@ -31,9 +31,15 @@ class Request:
     arrival: float
     """Seconds since the beginning of the workload."""
     prompt_tokens: int
-    """At least 1, none of them cached."""
+    """At least 1."""
     output_tokens: int
     """At least 1."""
+    cached_tokens: int = 0
+    """Prompt tokens that any engine finds in its prefix cache."""
+
+    def moved(self, arrival: float) -> Request:
+        """The same request at another time."""
+        return Request(arrival, self.prompt_tokens, self.output_tokens, self.cached_tokens)
 
 
 def read_trace(path: Path) -> Iterator[Request]:
@@ -148,13 +154,13 @@ def between(workload: Iterable[Request], begin: float, end: float) -> Iterator[R
         if request.arrival >= end:
             return
         if request.arrival >= begin:
-            yield Request(request.arrival - begin, request.prompt_tokens, request.output_tokens)
+            yield request.moved(request.arrival - begin)
 
 
 def scaled_time(workload: Iterable[Request], factor: float) -> Iterator[Request]:
     """The same requests on a clock that runs `factor` times as long: 0.5 doubles the rate."""
     for request in workload:
-        yield Request(request.arrival * factor, request.prompt_tokens, request.output_tokens)
+        yield request.moved(request.arrival * factor)
 
 
 def copied(
@@ -173,7 +179,7 @@ def copied(
             yield heappop(waiting)
         for _ in range(whole + (source.random() < copies - whole)):
             arrival = abs(request.arrival + source.uniform(-jitter_seconds, jitter_seconds))
-            heappush(waiting, Request(arrival, request.prompt_tokens, request.output_tokens))
+            heappush(waiting, request.moved(arrival))
     while waiting:
         yield heappop(waiting)
 
@@ -200,9 +206,9 @@ def _rotated(workload: Sequence[Request], shift: float, period: float) -> Iterat
     """Each arrival `shift` later, modulo `period`."""
     start = bisect_left(workload, period - shift, key=lambda request: request.arrival)
     for request in workload[start:]:
-        yield Request(request.arrival + shift - period, request.prompt_tokens, request.output_tokens)
+        yield request.moved(request.arrival + shift - period)
     for request in workload[:start]:
-        yield Request(request.arrival + shift, request.prompt_tokens, request.output_tokens)
+        yield request.moved(request.arrival + shift)
 
 
 def with_burst(
@@ -218,10 +224,7 @@ def with_burst(
     for request in workload:
         if start <= request.arrival < end:
             burst.append(request)
-            burst += (
-                Request(start + seconds * source.random(), request.prompt_tokens, request.output_tokens)
-                for _ in range(factor - 1)
-            )
+            burst += (request.moved(start + seconds * source.random()) for _ in range(factor - 1))
             continue
         if burst and request.arrival >= end:
             yield from sorted(burst)
@@ -255,11 +258,11 @@ def with_mirrored_warm_up(workload: Iterable[Request], seconds: float) -> Iterat
             break
         beginning.append(request)
     for request in reversed(beginning):
-        yield Request(seconds - request.arrival, request.prompt_tokens, request.output_tokens)
+        yield request.moved(seconds - request.arrival)
     for request in beginning:
-        yield Request(seconds + request.arrival, request.prompt_tokens, request.output_tokens)
+        yield request.moved(seconds + request.arrival)
     if following is None:
         return
-    yield Request(seconds + following.arrival, following.prompt_tokens, following.output_tokens)
+    yield following.moved(seconds + following.arrival)
     for request in stream:
-        yield Request(seconds + request.arrival, request.prompt_tokens, request.output_tokens)
+        yield request.moved(seconds + request.arrival)

@@ -52,6 +52,8 @@ class Configuration:
     only when a request completes."""
     tokens_per_block: int = 32
     """Tokens of one KV block (TensorRT-LLM's default); only a unit of the statistics."""
+    prefix_hit_share: float = 0.0
+    """Share of each prompt that is found in the prefix cache: it is not computed, and `usage` reports it. 0 to 1."""
     kv_bytes_per_token: int = 163_840
     """Default: Llama-3.1-70B with FP8 KV, 2 * 80 layers * 8 heads * 128."""
     kv_bandwidth_bytes_per_second: float = 25e9
@@ -79,7 +81,7 @@ class Configuration:
             _require(name, getattr(self, name), getattr(self, name) >= 0, "must not be negative")
         for name in ("kv_bandwidth_bytes_per_second", "kv_transfer_timeout_seconds"):
             _require(name, getattr(self, name), getattr(self, name) > 0, "must be positive")
-        for name in ("boot_jitter", "step_jitter"):
+        for name in ("boot_jitter", "step_jitter", "prefix_hit_share"):
             _require(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "must be between 0 and 1")
         _require("role", self.role, self.role in ROLES, f"must be one of {', '.join(ROLES)}")
         _require(

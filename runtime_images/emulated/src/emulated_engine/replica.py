@@ -80,11 +80,16 @@ class Replica:
 
     def sequence(self, order: Order) -> Sequence:
         """What the engine is asked to compute for `order`."""
+        is_prefilled_here = order.phase is not Phase.GENERATION_ONLY
+        share = self.configuration.prefix_hit_share if is_prefilled_here else 0.0
+        cached = min(int(share * order.prompt.tokens), max(order.prompt.tokens - 1, 0))
         return Sequence(
             phase=order.phase,
             prompt_tokens=order.prompt.tokens,
             output_tokens=order.output_tokens,
             arrived_at=self.clock.now(),
+            cached_tokens=cached,
+            prefilled=cached,
             finish_reason="not_finished" if order.phase is Phase.CONTEXT_ONLY else order.finish_reason,
             chunk_tokens=self.configuration.stream_interval if order.stream else None,
         )

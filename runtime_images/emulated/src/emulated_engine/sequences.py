@@ -42,6 +42,8 @@ class Sequence:
     """Tokens per report (TensorRT-LLM's `stream_interval`); None: one report, at the end."""
     state: State = State.QUEUED
     cancelled: bool = False
+    cached_tokens: int = 0
+    """Prompt tokens that are in the prefix cache; fewer than all, because the last one makes the first output token."""
     prefilled: int = 0
     delivered: int = 0
     """Output tokens reported so far."""

@@ -129,22 +129,24 @@ class Server:
                 keeps_cache = not _ends_at_first_token(order)
                 return response
             if order.stream:
-                return await self._stream(request, order, tokens)
-            return web.json_response(await self._whole(order, tokens))
+                return await self._stream(request, order, sequence, tokens)
+            return web.json_response(await self._whole(order, sequence, tokens))
         finally:
             self._replica.engine.close(sequence, keep_cache=keeps_cache)
             self._replica.puller.forget(sequence)
 
-    async def _whole(self, order: Order, tokens: TokenStream) -> dict[str, Any]:
+    async def _whole(self, order: Order, sequence: Sequence, tokens: TokenStream) -> dict[str, Any]:
         received, finished = 0, False
         while not finished:
             delta = await tokens.next()
             received += delta.tokens
             finished = delta.finished
-        used = usage(order.prompt.tokens, received)
+        used = usage(order.prompt.tokens, received, cached_tokens=sequence.cached_tokens)
         return self._answer(order).whole(received, order.finish_reason, used)
 
-    async def _stream(self, request: web.Request, order: Order, tokens: TokenStream) -> web.StreamResponse:
+    async def _stream(
+        self, request: web.Request, order: Order, sequence: Sequence, tokens: TokenStream
+    ) -> web.StreamResponse:
         # Headers wait for the first token: until then a failure is still an HTTP status.
         delta = await tokens.next()
         answer = self._answer(order)
@@ -164,14 +166,16 @@ class Server:
                 await response.write(event({"error": body}))
                 return response
         if order.include_usage:
-            await response.write(answer.usage_chunk(usage(order.prompt.tokens, received)))
+            used = usage(order.prompt.tokens, received, cached_tokens=sequence.cached_tokens)
+            await response.write(answer.usage_chunk(used))
         await response.write(END_OF_STREAM)
         return response
 
     def _context_answer(self, request: web.Request, order: Order, sequence: Sequence) -> web.Response:
         """The answer of a context engine: one token, and where its KV cache lies unless the answer is complete."""
         configuration = self._replica.configuration
-        document = self._answer(order).whole(1, order.finish_reason, usage(order.prompt.tokens, 1))
+        used = usage(order.prompt.tokens, 1, cached_tokens=sequence.cached_tokens)
+        document = self._answer(order).whole(1, order.finish_reason, used)
         document["prompt_token_ids"] = order.prompt.ids()
         if not _ends_at_first_token(order):
             identifier = next(self._identifiers)
