@@ -87,6 +87,7 @@ def test_the_server_fills_in_only_the_deliberate_defaults(kubectl: Kubectl) -> N
             "startupTimeoutSeconds": 1800,
             "drainTimeoutSeconds": 1800,
             "conversion": "Disabled",
+            "objective": "Cost",
         },
         "router": {
             "replicas": 1,

@@ -54,7 +54,7 @@ CROSS_FIELD_REFUSALS = [
     pytest.param(
         cluster(budget={"gpus": 3}, pools={"prefill": pool(minReplicas=0), "decode": pool(minReplicas=0)}),
         "spec.budget.gpus",
-        "budget.gpus is 3, but one prefill and one decode replica, which only serve together, need 4 GPUs",
+        "budget.gpus is 3, but one prefill and one decode replica, which only serve together, and mixed.minReplicas need 4 GPUs",
         id="no pair fits the budget",
     ),
     pytest.param(

@@ -37,7 +37,7 @@ _LEAST_MAXIMUM: Final = 4
 """Every elastic pool may grow to twice what its busiest moment needs, as a careful administrator bounds it: an autoscaler that
 chases a queue through a boot would otherwise be judged by a bound that nobody sets."""
 _INTERVAL_SECONDS: Final = 15.0
-_SHRINK_WINDOW_SECONDS: Final = 300.0
+_SHRINK_WINDOW_SECONDS: Final = 0.0
 _OVERFLOW_TOKENS: Final = 8192
 """These three are the API's defaults."""
 _DEADLINE_SECONDS: Final = 1800.0
@@ -54,7 +54,9 @@ def default_profile() -> Profile:
 
 def hardware() -> dict[PoolName, Hardware]:
     """Of every pool; what the operator believes of it is true."""
-    return {name: Hardware.of_profile(default_profile(), name) for name in PoolName}
+    return {
+        name: Hardware.of_profile(default_profile(), name, itl_seconds=SLO.itl_seconds) for name in PoolName
+    }
 
 
 def elastic(*, boot_seconds: float, initial: Sizes, peak: Sizes, seed: int) -> Scenario:
@@ -80,7 +82,10 @@ def with_conversion(scenario: Scenario, *, enabled: bool) -> Scenario:
     return replace(
         scenario,
         spec=replace(scenario.spec, pools=(prefill, decode, mixed)),
-        hardware={name: Hardware.of_profile(default_profile(), engines[name]) for name in PoolName},
+        hardware={
+            name: Hardware.of_profile(default_profile(), engines[name], itl_seconds=SLO.itl_seconds)
+            for name in PoolName
+        },
     )
 
 

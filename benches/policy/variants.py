@@ -19,7 +19,9 @@ from benches.policy.cluster import with_conversion
 from inferencecluster.core.arrivals import NOTHING
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.headroom import Rule
 from inferencecluster.core.routing import Fleet, ReplicaView
+from inferencecluster.core.token_budget import PREFILL_TOKENS
 from inferencecluster.simulator.scenario import Scenario
 from inferencecluster.simulator.simulation import Simulation
 
@@ -87,6 +89,14 @@ def _first_come_first_served(scenario: Scenario) -> Scenario:
     return replace(scenario, late_seconds=math.inf)
 
 
+def _with_long_iterations(scenario: Scenario) -> Scenario:
+    long = {
+        name: replace(hardware, max_num_tokens=hardware.performance.max_batch_size + PREFILL_TOKENS)
+        for name, hardware in scenario.hardware.items()
+    }
+    return replace(scenario, hardware=long)
+
+
 def _without_window(scenario: Scenario) -> Scenario:
     behavior = scenario.spec.behavior
     down = replace(behavior.scale_down, stabilization_window_seconds=0.0)
@@ -116,9 +126,19 @@ VARIANTS: Final[Mapping[str, Variant]] = MappingProxyType(
                 "without-window", "no stabilisation window (`behavior.scaleDown`)", scenario=_without_window
             ),
             Variant(
-                "without-forecast",
-                "no trend: sized for what arrives now",
-                replaced={"arrivals.MAX_GROWTH": 1.0},
+                "without-average",
+                "always planned for the recent peak, never for the mean",
+                replaced={"demand.cheaper_of": lambda *_tracks, **_limits: Rule.PEAK},
+            ),
+            Variant(
+                "without-lending",
+                "a reserve for prompts as if decode replicas could lend nothing",
+                replaced={"sizing.lendable": lambda *_model, **_load: 0.0},
+            ),
+            Variant(
+                "without-token-budget",
+                "decode and mixed iterations as long as prefill ones, whatever the ITL",
+                scenario=_with_long_iterations,
             ),
             Variant(
                 "without-headroom",

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import Final
 
-from benches.scenarios.load import CONVERSATION, TARGET, highest_rate, shape, window
+from benches.scenarios.load import CONVERSATION, TARGET, highest, highest_rate, shape, window
 from benches.scenarios.markdown import table
 from inferencecluster.core.perfmodel import PerformanceModel
 from inferencecluster.core.profiles import PROFILES, ModelShape
@@ -14,11 +14,11 @@ from inferencecluster.planner.capacity import (
     Target,
     batch_limit,
     highest_rate_decode,
-    highest_rate_mixed,
     highest_rate_prefill,
     prefill_prompt,
 )
 from inferencecluster.planner.catalogue import GpuSheet
+from inferencecluster.planner.chunked import MixedPhase, highest_rate_mixed
 from inferencecluster.planner.designs import Disaggregated, Mixed
 from inferencecluster.planner.levers import Speculation, Surroundings, staircase
 from inferencecluster.planner.queueing import Queue
@@ -106,8 +106,7 @@ def transcription() -> str:
         step = faster.decode.step_seconds(1.0, one.context)
         seconds = faster.prefill.seconds(prompt) + one.steps * step
         queue = Queue(1, 1000 / 3600, seconds, seconds**2)
-        itl = (limit - faster.prefill.seconds(prompt)) / one.steps
-        hourly = highest_rate_mixed(faster, one, itl) * 3600
+        hourly = _rate_within(faster, one, limit) * 3600
         rows.append(
             [
                 name,
@@ -177,13 +176,28 @@ def fraud() -> str:
     rows = []
     for name, performance, gpus in choices:
         seconds = _alone(performance, one)
-        itl = (limit - prefill_prompt(performance).mean(one)) / one.steps
         replicas = gpus if "second" in name else 1
-        rate = highest_rate_mixed(performance, one, itl) * replicas
+        rate = _rate_within(performance, one, limit) * replicas
         cost = f"{3.0 * gpus / rate / 3.6:.4f}" if rate else "-"
         rows.append([name, f"{seconds:.2f}", "yes" if rate else "no", f"{3 * gpus:.2f}", f"{rate:.1f}", cost])
     header = ["levers", "s alone", "within 1 s", "$/h", "requests/s within 1 s", "$ per 1,000 at that load"]
     return table(header, rows)
+
+
+def _rate_within(performance: PerformanceModel, one: Window, limit: float) -> float:
+    """Requests/s of a mixed replica whose prompt and tokens take `limit` seconds together on average; 0 when they cannot.
+
+    Its engine is configured for the time per token that a prompt on an idle replica leaves.
+    """
+    itl = (limit - prefill_prompt(performance).mean(one)) / one.steps
+
+    def holds(rate: float) -> bool:
+        phase = MixedPhase.of(performance, one, rate=rate, itl_seconds=itl)
+        if phase is None or phase.tokens.batch > batch_limit(performance, one):
+            return False
+        return phase.own.mean(one) + one.steps * phase.tokens.seconds_per_token <= limit
+
+    return highest(holds)
 
 
 def _alone(performance: PerformanceModel, one: Window) -> float:

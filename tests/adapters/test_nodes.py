@@ -141,10 +141,19 @@ def test_capacity_counts_every_holder_and_the_largest_block_of_one_node() -> Non
 
 
 @pytest.mark.parametrize(
-    "change", [{"unschedulable": True}, {"ready": "Unknown"}], ids=["cordoned", "not ready"]
+    ("change", "taint"),
+    [
+        pytest.param({"unschedulable": True}, ("unschedulable", "NoSchedule"), id="cordoned"),
+        pytest.param({"ready": "Unknown"}, ("unreachable", "NoExecute"), id="not reachable"),
+        pytest.param({"ready": "False"}, ("not-ready", "NoExecute"), id="not ready"),
+    ],
 )
-def test_a_node_that_takes_no_pods_has_nothing_free(change: dict[str, Any]) -> None:
-    view = project_node(node(**change))
+def test_a_node_that_takes_no_pods_has_nothing_free(change: dict[str, Any], taint: tuple[str, str]) -> None:
+    """Kubernetes taints it, which no pool tolerates."""
+    manifest = node(**change)
+    key, effect = taint
+    manifest["spec"]["taints"] = [{"key": f"node.kubernetes.io/{key}", "effect": effect}]
+    view = project_node(manifest)
     use = DeviceUse()
     use.changed(None, DeviceHolder("1", "n", {GPU: 2}))
     assert view is not None

@@ -35,7 +35,7 @@ from benches.policy.traces import Traces
 from benches.policy.variants import VARIANTS, Variant
 from benches.policy.workloads import WARM_UP_SECONDS, WORKLOADS
 
-from inferencecluster.core import arrivals
+from inferencecluster.core import demand
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.spec import ScalingMode
@@ -282,10 +282,10 @@ def test_every_variant_runs(name: str) -> None:
 
 
 def test_a_variant_replaces_a_constant_for_one_run_only() -> None:
-    before = arrivals.MAX_GROWTH
-    with contender("product-without-forecast").applied():
-        assert arrivals.MAX_GROWTH == 1.0
-    assert before == arrivals.MAX_GROWTH
+    before = demand.HOLD_BOOTS
+    with contender("product-without-hold").applied():
+        assert demand.HOLD_BOOTS == 0.0
+    assert before == demand.HOLD_BOOTS
 
 
 def test_a_variant_of_what_is_not_there_any_more_is_an_error() -> None:

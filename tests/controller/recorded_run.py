@@ -41,14 +41,15 @@ async def _run(environment: dict[str, str]) -> None:
         world.routers.arrive(0.0)
         await asyncio.sleep(30)
         world.metrics.down = False
-        # Whoever is fenced waits for a request, until the demand is back and somebody is needed again.
+        # Nothing shrinks before the new operator has judged some plans of its own. Whoever is fenced then waits for a request,
+        # until the demand is back and somebody is needed again.
         world.routers.in_flight = {f"demo-engine-{ordinal}": 1 for ordinal in range(5)}
-        await asyncio.sleep(30)
+        await asyncio.sleep(130)
         world.routers.arrive(30)
         await asyncio.sleep(20)
         world.routers.in_flight = {}
         world.routers.arrive(0.0)
-        await asyncio.sleep(100)
+        await asyncio.sleep(60)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import replace
 from inferencecluster.core.arrivals import NOTHING, Arrivals
 from inferencecluster.core.demand import Demand
 from inferencecluster.core.fleet import Lifecycle, PoolName, Replica, Role
+from inferencecluster.core.headroom import Rule
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import (
     Flow,
@@ -111,16 +112,16 @@ def demand(
     *,
     length: float = 1000.0,
     output: float = 100.0,
-    forecast: float | None = None,
-    peak: float | None = None,
+    planned: float | None = None,
+    rule: Rule = Rule.PEAK,
     queue: QueueState | Missing = QUIET,
     utilization: Mapping[PoolName, PoolUtilization] | None = None,
 ) -> Demand:
     return Demand(
         time=10_000.0,
         arrivals=arrivals(rate, length),
-        forecast=arrivals(rate if forecast is None else forecast, length),
-        peak=arrivals(rate if peak is None else peak, length),
+        planned=arrivals(rate if planned is None else planned, length),
+        rule=rule,
         headroom=NOTHING,
         burstiness=0.0,
         bin_seconds=15.0,
@@ -128,6 +129,7 @@ def demand(
         output_tokens=output,
         boot_seconds=120.0,
         hold_seconds=180.0,
+        has_history=True,
         queue=queue,
         ttft_seconds=Missing("NothingCompleted"),
         itl_seconds=Missing("NothingCompleted"),

@@ -4,9 +4,27 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.core.sizing_builders import MISSING, QUIET, cluster, fleet, flow, metrics, observation, waiting
+from tests.core.sizing_builders import (
+    MISSING,
+    QUIET,
+    cluster,
+    fleet,
+    flow,
+    metrics,
+    observation,
+    rules,
+    waiting,
+)
 
-from inferencecluster.core.arrivals import Arrivals, Bin, burstiness_of, forecast_of, level_of, peak_of
+from inferencecluster.core.arrivals import (
+    Arrivals,
+    Bin,
+    burstiness_of,
+    level_of,
+    level_seconds,
+    mean_of,
+    peak_of,
+)
 from inferencecluster.core.demand import (
     BOOTS_KEPT,
     PRIOR_OUTPUT_TOKENS,
@@ -17,10 +35,10 @@ from inferencecluster.core.demand import (
     observe_demand,
 )
 from inferencecluster.core.fleet import PoolName
-from inferencecluster.core.headroom import OUTCOMES, Outcome, Plan
+from inferencecluster.core.headroom import OUTCOMES, Outcome, Plan, Rule, Track
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import Flow, Observation, PoolUtilization, RouterSample
-from inferencecluster.core.trend import Point, fit_line, growth_per_second
+from inferencecluster.core.trend import Point, fit_line
 
 
 def watch(
@@ -50,18 +68,29 @@ def test_a_level_is_the_rate_of_the_latest_bin_when_it_holds_enough_requests() -
 def test_a_level_of_few_requests_is_counted_over_a_longer_window() -> None:
     # 30 requests in each 15 s: 200 requests take 7 bins; the first two (without requests) are too old.
     history = tuple(Bin(15.0 * n, 15.0, 30.0 if n > 2 else 0.0, 0.0, 0.0) for n in range(1, 11))
-    level, seconds = level_of(history, 15.0)
-    assert seconds == 105.0
-    assert level.requests == pytest.approx(2.0)
+    assert level_of(history, 15.0, longest=120.0).requests == pytest.approx(2.0)
 
 
 def test_a_level_looks_back_no_further_than_two_minutes() -> None:
-    history = tuple(Bin(15.0 * n, 15.0, 1.0, 0.0, 0.0) for n in range(1, 21))
-    assert level_of(history, 15.0)[1] == 120.0
+    history = tuple(Bin(15.0 * n, 15.0, 1.0 if n > 12 else 99.0, 0.0, 0.0) for n in range(1, 21))
+    assert level_of(history, 15.0, longest=120.0).requests == pytest.approx(1 / 15)
+
+
+@pytest.mark.parametrize(
+    ("interval", "boot", "seconds"),
+    [
+        pytest.param(15.0, 90.0, 90.0, id="a boot"),
+        pytest.param(15.0, 600.0, 120.0, id="two minutes at most"),
+        pytest.param(15.0, 3.0, 60.0, id="four looks at least"),
+        pytest.param(60.0, 3.0, 120.0, id="two minutes, however seldom the operator looks"),
+    ],
+)
+def test_how_far_a_level_looks_back(interval: float, boot: float, seconds: float) -> None:
+    assert level_seconds(interval, boot) == seconds
 
 
 def test_no_history_is_no_level() -> None:
-    assert level_of((), 15.0) == (Arrivals(0.0, 0.0, 0.0), 0.0)
+    assert level_of((), 15.0, longest=120.0) == Arrivals(0.0, 0.0, 0.0)
 
 
 def test_the_peak_is_the_largest_level_of_the_hold() -> None:
@@ -69,20 +98,25 @@ def test_the_peak_is_the_largest_level_of_the_hold() -> None:
         Bin(15.0 * n, 15.0, count, 0.0, 0.0)
         for n, count in enumerate([9000.0, 1500.0, 4500.0, 1500.0], start=1)
     )
-    assert peak_of(history, since=15.0, interval=15.0).requests == 300.0
+    assert peak_of(history, since=15.0, interval=15.0, longest=120.0).requests == 300.0
 
 
 def test_the_hold_is_longer_than_a_boot_and_then_ends() -> None:
     memory, _ = watch([3000.0])
-    quiet = 300.0
-    memory, seen = watch([quiet] * 8, memory=memory)
-    assert seen.hold_seconds > seen.boot_seconds == 120.0
+    quiet, spec = 300.0, cluster(down=rules(0))
+    memory, _ = watch([quiet] * 8, memory=memory)
     # `watch` starts at 1000 s again: eight quiet bins end 105 s after the peak.
-    assert seen.peak.requests == pytest.approx(200.0)
-    late = observation(1000.0 + 181.0, routers=flow(quiet), metrics=metrics(flow(quiet)))
-    _, later = observe_demand(memory, late)
-    assert isinstance(later, Demand)
-    assert later.peak.requests == later.arrivals.requests == pytest.approx(20.0)
+    held, later = (
+        observation(1000.0 + after, routers=flow(quiet), metrics=metrics(flow(quiet)), spec=spec)
+        for after in (120.0, 181.0)
+    )
+    memory, seen = observe_demand(memory, held)
+    assert isinstance(seen, Demand)
+    assert seen.hold_seconds > seen.boot_seconds == 120.0
+    assert seen.planned.requests == pytest.approx(200.0)
+    _, seen = observe_demand(memory, later)
+    assert isinstance(seen, Demand)
+    assert seen.planned.requests == seen.arrivals.requests == pytest.approx(20.0)
 
 
 def test_flows_between_two_ticks_add_up_in_one_bin() -> None:
@@ -107,27 +141,26 @@ def test_the_history_stays_bounded_for_any_boot_time() -> None:
         memory, _ = observe_demand(memory, look)
     assert len(memory.history) <= 70
     # One plan every 30 s for the next two hours; an hour of them is judged.
-    assert len(memory.plans) == OUTCOMES
-    assert len(memory.outcomes) == 120
+    for track in (memory.peaks, memory.averages):
+        assert len(track.plans) == OUTCOMES
+        assert len(track.outcomes) == 120
 
 
-# --- trend -----------------------------------------------------------------------------------------------------------
+# --- lines -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_line_through_a_ramp_has_its_slope_and_no_error() -> None:
+def test_a_line_through_a_ramp_has_its_slope_and_no_spread() -> None:
     line = fit_line([Point(t, 5.0 + 2.0 * t, 1.0) for t in range(8)])
     assert line.slope == pytest.approx(2.0)
     assert line.mean == pytest.approx(12.0)
-    assert line.slope_error == pytest.approx(0.0, abs=1e-9)
     assert line.spread == pytest.approx(0.0, abs=1e-9)
 
 
 def test_a_line_by_hand() -> None:
-    # values 0, 3, 0 around times 0, 1, 2: flat, mean 1; residuals -1, 2, -1 -> variance 2; error sqrt(2 / (2/3) / 1)
+    # values 0, 3, 0 around times 0, 1, 2: flat, mean 1; residuals -1, 2, -1 -> variance 2
     line = fit_line([Point(0.0, 0.0, 1.0), Point(1.0, 3.0, 1.0), Point(2.0, 0.0, 1.0)])
     assert line.slope == pytest.approx(0.0)
     assert line.spread == pytest.approx(2.0**0.5)
-    assert line.slope_error == pytest.approx(3.0**0.5)
 
 
 def test_weights_count_as_repetitions() -> None:
@@ -138,47 +171,6 @@ def test_weights_count_as_repetitions() -> None:
 def test_points_of_one_moment_have_no_slope() -> None:
     line = fit_line([Point(1.0, value, 1.0) for value in (1.0, 2.0, 6.0)])
     assert (line.mean, line.slope) == (3.0, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("values", "growth"),
-    [
-        pytest.param([1.0, 2.0, 3.0, 4.0, 5.0], 0.0, id="five points are no trend"),
-        pytest.param([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 1.0, id="a ramp"),
-        pytest.param([6.0, 5.0, 4.0, 3.0, 2.0, 1.0], 0.0, id="a fall is not extrapolated"),
-        pytest.param([1.0, 1.0, 1.0, 9.0, 9.0, 9.0], 0.0, id="a jump that is over has a flat later half"),
-        pytest.param([1.0, 9.0, 1.0, 9.0, 1.0, 9.0], 0.0, id="noise"),
-    ],
-)
-def test_growth(values: list[float], growth: float) -> None:
-    points = [Point(float(index), value, 1.0) for index, value in enumerate(values)]
-    assert growth_per_second(points) == pytest.approx(growth)
-
-
-def test_the_forecast_reaches_one_boot_and_one_interval_ahead() -> None:
-    # 10 requests/s more in each 15 s bin; the level is the last bin, whose middle lies 7.5 s back.
-    # (Without metrics, which would put one more bin before the first.)
-    memory = DemandMemory.empty()
-    seen: Demand | Missing = MISSING
-    for tick in range(8):
-        look = observation(1000.0 + 15.0 * tick, routers=flow(1500.0 + 150.0 * tick))
-        memory, seen = observe_demand(memory, look)
-    assert isinstance(seen, Demand)
-    assert seen.arrivals.requests == pytest.approx(170.0)
-    assert seen.forecast.requests == pytest.approx(170.0 + (10.0 / 15.0) * (120.0 + 15.0 + 7.5))
-    assert seen.forecast.tokens == pytest.approx(seen.forecast.requests * 1000)
-    assert seen.forecast.tokens_squared == pytest.approx(seen.forecast.requests * 1e6)
-
-
-def test_a_trend_is_extrapolated_to_a_doubling_at_most() -> None:
-    history = [Bin(15.0 * n, 15.0, 1500.0 * n, 0.0, 0.0) for n in range(1, 9)]
-    now = Arrivals(100.0, 0.0, 0.0)
-    assert forecast_of(history, now, ahead=1000.0).requests == 200.0
-
-
-def test_the_forecast_of_a_falling_rate_is_the_rate() -> None:
-    _, seen = watch([3000.0 - 300.0 * tick for tick in range(8)])
-    assert seen.forecast == seen.arrivals
 
 
 # --- burstiness ------------------------------------------------------------------------------------------------------
@@ -209,23 +201,100 @@ def test_burstiness_is_zero_when_it_cannot_be_told(history: list[Bin]) -> None:
 # --- plans -----------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_planned_is_the_larger_of_forecast_and_peak_one_boot_and_one_interval_ahead() -> None:
+def test_the_peak_and_the_mean_are_planned_for_one_boot_and_one_interval_ahead() -> None:
     memory, _ = watch([3000.0, 1500.0])
-    # The peak of 200/s is held; 1015 + 120 + 15 s.
-    assert memory.plans == (Plan(1135.0, 200.0, 200_000.0), Plan(1150.0, 200.0, 200_000.0))
+    # The peak of 200/s is held; `watch` has metrics count as much as the routers before its first look. 1015 + 120 + 15 s.
+    assert memory.peaks.plans == (Plan(1135.0, 200.0, 200_000.0), Plan(1150.0, 200.0, 200_000.0))
+    assert [plan.due for plan in memory.averages.plans] == [1135.0, 1150.0]
+    assert 100.0 < memory.averages.plans[-1].requests < 200.0
 
 
 def test_a_plan_that_is_due_becomes_an_outcome() -> None:
-    memory, _ = watch([2250.0], memory=replace(DemandMemory.empty(), plans=(Plan(1000.0, 100.0, 80_000.0),)))
-    assert memory.outcomes == (Outcome(1000.0, 50.0, 70_000.0, 150.0, 150_000.0),)
-    assert memory.plans == (Plan(1135.0, 150.0, 150_000.0),)
+    due = replace(DemandMemory.empty(), peaks=Track(plans=(Plan(1000.0, 100.0, 80_000.0),)))
+    memory, _ = watch([2250.0], memory=due)
+    assert memory.peaks.outcomes == (Outcome(1000.0, 50.0, 70_000.0, 150.0, 150_000.0),)
+    assert memory.peaks.plans == (Plan(1135.0, 150.0, 150_000.0),)
+    assert memory.averages.outcomes == ()
 
 
 def test_one_plan_per_bin_is_kept() -> None:
     memory, _ = watch([1500.0] * 4)
-    assert [plan.due for plan in memory.plans] == [1135.0, 1150.0, 1165.0, 1180.0]
-    again, _ = watch([50.0], seconds=1.0, memory=replace(memory, plans=(Plan(1134.0, 1.0, 1.0),)))
-    assert len(again.plans) == 1
+    assert [plan.due for plan in memory.peaks.plans] == [1135.0, 1150.0, 1165.0, 1180.0]
+    late = replace(memory, peaks=Track(plans=(Plan(1134.0, 1.0, 1.0),)))
+    again, _ = watch([50.0], seconds=1.0, memory=late)
+    assert len(again.peaks.plans) == 1
+
+
+def test_a_mean_is_of_the_bins_of_its_window() -> None:
+    history = tuple(Bin(15.0 * n, 15.0, 150.0 * n, 0.0, 0.0) for n in range(1, 5))
+    assert mean_of(history, since=30.0).requests == pytest.approx(35.0)
+    assert mean_of(history, since=60.0) == Arrivals(0.0, 0.0, 0.0)
+
+
+def jumping(looks: int) -> tuple[DemandMemory, Demand]:
+    """Every third look sees ten times what the two before it saw."""
+    memory, seen = watch([3000.0 if tick % 3 == 0 else 300.0 for tick in range(looks)])
+    return memory, seen
+
+
+def test_where_load_jumps_faster_than_replicas_boot_the_mean_is_planned() -> None:
+    _, seen = jumping(100)
+    assert seen.rule is Rule.AVERAGE
+    assert seen.planned.requests == pytest.approx(80.0, rel=0.05)
+    # What arrives in a jump: the reserve is what the mean lacks, but for the misses that the SLO allows.
+    assert 60.0 < seen.headroom.requests <= 120.0
+
+
+def test_before_plans_have_come_due_the_peak_is_planned() -> None:
+    _, seen = jumping(10)
+    assert seen.rule is Rule.PEAK
+    assert seen.planned.requests == pytest.approx(200.0)
+
+
+def test_where_load_moves_slower_than_replicas_boot_the_peak_is_planned() -> None:
+    _, seen = watch([1500.0 + 15.0 * tick for tick in range(100)])
+    assert seen.rule is Rule.PEAK
+
+
+@pytest.mark.parametrize(
+    ("boot", "looks"),
+    [
+        # The first plan is made at the second look, comes due 9 looks later, and 7 more have to; 180 s are watched by then.
+        pytest.param(120.0, 17, id="a usual boot: plans come due last"),
+        # 450 s are held, of which 405 must be watched; plans come due at look 23 and later.
+        pytest.param(300.0, 29, id="a long boot"),
+    ],
+)
+def test_history_is_known_once_peaks_could_be_seen_and_plans_were_judged(boot: float, looks: int) -> None:
+    memory, known = DemandMemory.empty(), []
+    spec = replace(cluster(), boot_seconds=boot)
+    for tick in range(40):
+        sample = RouterSample(QUIET, flow(300.0) if tick else Missing("FirstLook"))
+        look = observation(1000.0 + 15 * tick, routers=sample, spec=spec)
+        memory, seen = observe_demand(memory, look)
+        assert isinstance(seen, Demand)
+        known.append(seen.has_history)
+    assert known == [False] * looks + [True] * (40 - looks)
+
+
+@pytest.mark.parametrize(
+    ("window", "planned"),
+    [
+        pytest.param(0, 200.0, id="no window of the user: the peak is held"),
+        pytest.param(179, 200.0, id="a shorter window"),
+        pytest.param(180, 20.0, id="one that holds as long: two holds would add up"),
+        pytest.param(600, 20.0, id="a longer one"),
+    ],
+)
+def test_a_peak_is_held_once(window: int, planned: float) -> None:
+    memory, _ = watch([3000.0])
+    spec = cluster(down=rules(window))
+    for tick in range(1, 9):
+        look = observation(1000.0 + 15.0 * tick, routers=flow(300.0), metrics=metrics(flow(300.0)), spec=spec)
+        memory, seen = observe_demand(memory, look)
+    assert isinstance(seen, Demand)
+    assert seen.planned.requests == pytest.approx(planned)
+    assert memory.peaks.plans[-1].requests == pytest.approx(200.0)
 
 
 # --- lengths and boots -----------------------------------------------------------------------------------------------
@@ -451,10 +520,10 @@ def test_any_sequence_of_observations_gives_finite_ordered_and_repeatable_demand
             assert isinstance(routers, Missing)
             assert isinstance(counted, Missing)
             continue
-        assert 0 <= seen.arrivals.requests <= seen.forecast.requests <= 2.0 * seen.arrivals.requests
-        assert seen.arrivals.tokens <= seen.peak.tokens
+        assert seen.arrivals.requests >= 0
+        assert seen.rule is Rule.AVERAGE or seen.arrivals.requests <= seen.planned.requests
         assert min(seen.headroom.requests, seen.headroom.tokens, seen.headroom.tokens_squared) >= 0
         assert math.isfinite(seen.headroom.tokens_squared)
-        assert len(memory.outcomes) <= OUTCOMES
+        assert max(len(memory.peaks.outcomes), len(memory.averages.outcomes)) <= OUTCOMES
         assert seen.burstiness >= 0
         assert seen.complete <= (not isinstance(routers, Missing) and not isinstance(counted, Missing))

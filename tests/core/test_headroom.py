@@ -15,10 +15,11 @@ from inferencecluster.core.headroom import (
     OUTCOMES,
     Outcome,
     Plan,
+    Rule,
+    Track,
+    cheaper_of,
     least_reserve,
-    outcomes_of,
     plan_seconds,
-    remembered,
 )
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import RouterSample
@@ -58,7 +59,7 @@ def promising(percentile: int) -> ClusterSpec:
         pytest.param(judged([60.0, 60.0] + [0.0] * 8), (), 99, 55.0, id="2 * (60 - 55) = 10"),
         pytest.param(judged([60.0, 60.0] + [0.0] * 8), (), 100, 60.0, id="no misses: the largest excess"),
         pytest.param(judged([60.0] * 10), (), 50, 10.0, id="10 * (60 - 10) = 500"),
-        pytest.param(judged([900.0] * 10), (), 100, 150.0, id="never more than the plan of 150"),
+        pytest.param(judged([900.0] * 10), (), 100, 900.0, id="many times the plan of 150"),
         # With nine plans that were kept 9 * 100 + 150 arrived: 10.5 of them may be missed at p99.
         pytest.param(
             judged([0.0] * 9), (Plan(NOW, 50.0, 5e4),), 99, 89.5, id="a plan for 50 is due: (100 - 89.5)"
@@ -73,7 +74,7 @@ def promising(percentile: int) -> ClusterSpec:
 def test_the_headroom_is_the_reserve_that_earlier_plans_lacked(
     outcomes: tuple[Outcome, ...], plans: tuple[Plan, ...], percentile: int, requests: float
 ) -> None:
-    memory = replace(DemandMemory.empty(), outcomes=outcomes, plans=plans)
+    memory = replace(DemandMemory.empty(), peaks=Track(plans, outcomes))
     _, seen = look(memory, 150.0, promising(percentile))
     assert seen.headroom.requests == pytest.approx(requests)
     assert seen.headroom.tokens == pytest.approx(1000 * requests)
@@ -84,7 +85,7 @@ def test_the_headroom_is_the_reserve_that_earlier_plans_lacked(
 def test_requests_and_tokens_have_their_own_reserves() -> None:
     """As many requests as planned, but each twice as long."""
     longer = (Outcome(900.0, 0.0, 100_000.0, 100.0, 200_000.0),) * 10
-    _, seen = look(replace(DemandMemory.empty(), outcomes=longer), 150.0, cluster())
+    _, seen = look(replace(DemandMemory.empty(), peaks=Track(outcomes=longer)), 150.0, cluster())
     # 10 * (100,000 - x) = 0.1 * 10 * 200,000
     assert seen.headroom.requests == 0.0
     assert seen.headroom.tokens == pytest.approx(80_000.0)
@@ -98,19 +99,19 @@ def test_a_jump_that_no_plan_saw_coming_leaves_a_reserve() -> None:
         memory, seen = observe_demand(memory, observation(15.0 * tick, routers=arrived))
     # Plans are made 9 ticks ahead. Those due at ticks 9 to 39 were kept, at 40 to 48 200/s arrived instead of 100/s, and the
     # later ones knew: of 31 * 100 + 20 * 200 = 7100 a tenth may be missed, and 9 * (100 - x) = 710.
-    assert len(memory.outcomes) == 51
+    assert len(memory.peaks.outcomes) == 51
     assert isinstance(seen, Demand)
     assert seen.headroom.requests == pytest.approx(100.0 - 710.0 / 9.0)
 
 
 def test_while_nothing_is_planned_nothing_is_reserved() -> None:
-    memory = replace(DemandMemory.empty(), outcomes=judged([60.0] * 10))
+    memory = replace(DemandMemory.empty(), peaks=Track(outcomes=judged([60.0] * 10)))
     assert look(memory, 0.0, cluster())[1].headroom == NOTHING
 
 
 def test_prompts_without_any_token_reserve_none() -> None:
     """Prompts that were cached whole."""
-    memory = replace(DemandMemory.empty(), outcomes=judged([60.0] * 10))
+    memory = replace(DemandMemory.empty(), peaks=Track(outcomes=judged([60.0] * 10)))
     _, seen = observe_demand(memory, observation(NOW, routers=flow(2250.0, length=0.0)))
     assert isinstance(seen, Demand)
     assert (seen.prompt_tokens, seen.headroom.tokens_squared) == (0.0, 0.0)
@@ -120,13 +121,14 @@ def test_nothing_is_planned_from_no_history() -> None:
     """Else the first look of a new operator would be a plan for an idle cluster."""
     first = observation(NOW, routers=RouterSample(QUIET, Missing("FirstLook")))
     memory, _ = observe_demand(DemandMemory.empty(), first)
-    assert memory.plans == ()
+    assert memory.peaks.plans == memory.averages.plans == ()
 
 
 def test_outcomes_tell_how_far_arrivals_exceeded_the_plan() -> None:
     level = Arrivals(10.0, 3000.0, 9e5)
     made = (Plan(970.0, 1.0, 1.0), Plan(990.0, 12.0, 2000.0), Plan(1001.0, 1.0, 1.0))
-    assert outcomes_of(made, level, now=NOW, apart=15.0) == (Outcome(NOW, -2.0, 1000.0, 10.0, 3000.0),)
+    judged = Track(made).judged(level, now=NOW, apart=15.0)
+    assert judged == Track(made[2:], (Outcome(NOW, -2.0, 1000.0, 10.0, 3000.0),))
 
 
 @pytest.mark.parametrize(
@@ -151,10 +153,40 @@ def test_the_time_between_plans(interval: float, horizon: float, seconds: float)
 )
 def test_how_many_outcomes_are_remembered(apart: float, kept: int) -> None:
     times = [NOW - apart * index for index in reversed(range(1000))]
-    assert [
-        outcome.time
-        for outcome in remembered([Outcome(time, 0.0, 0.0, 0.0, 0.0) for time in times], now=NOW, apart=apart)
-    ] == times[-kept:]
+    track = Track(outcomes=tuple(Outcome(time, 0.0, 0.0, 0.0, 0.0) for time in times))
+    judged = track.judged(NOTHING, now=NOW, apart=apart)
+    assert [outcome.time for outcome in judged.outcomes] == times[-kept:]
+
+
+# --- two rules -------------------------------------------------------------------------------------------------------
+
+
+def track(planned: float, excesses: list[float], *, apart: float = 70.0) -> Track:
+    """Plans of `planned` tokens per second that arrivals exceeded by these."""
+    return Track(
+        outcomes=tuple(
+            Outcome(apart * index, 0.0, more, 1.0, planned + more) for index, more in enumerate(excesses)
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("peak", "average", "rule"),
+    [
+        # Without misses the reserve is the largest excess: 100 + 0 beside 50 + 30.
+        pytest.param(
+            track(100, [0.0] * 10), track(50, [30.0] + [0.0] * 9), Rule.AVERAGE, id="a fifth cheaper"
+        ),
+        pytest.param(track(100, [0.0] * 10), track(50, [45.0] + [0.0] * 9), Rule.PEAK, id="hardly cheaper"),
+        pytest.param(track(100, [0.0] * 10), track(50, [80.0] + [0.0] * 9), Rule.PEAK, id="dearer"),
+        pytest.param(track(100, [0.0] * 10), track(50, [0.0] * 7), Rule.PEAK, id="not judged often enough"),
+        pytest.param(
+            track(100, [0.0] * 10), track(50, [0.0] * 10, apart=60.0), Rule.PEAK, id="not judged long enough"
+        ),
+    ],
+)
+def test_the_rule_that_would_have_been_cheaper_is_followed(peak: Track, average: Track, rule: Rule) -> None:
+    assert cheaper_of({Rule.PEAK: peak, Rule.AVERAGE: average}, allowed=0.0) is rule
 
 
 # --- the least reserve -----------------------------------------------------------------------------------------------

@@ -105,15 +105,15 @@ def test_it_stays_bounded_and_finite_whatever_is_observed(flows: list[tuple[floa
         assert 0.0 <= expected.tokens < float("inf")
 
 
-def test_demand_is_forecast_one_boot_ahead_from_earlier_days_and_never_below_the_level() -> None:
+def test_what_earlier_days_brought_is_planned_one_boot_ahead_and_never_below_the_level() -> None:
     memory, forecasts, tick = DemandMemory.empty(), {}, 60.0
     for number in range(round((2 * DAY_SECONDS + 12 * HOUR) / tick)):
         now = (number + 1) * tick
         came = flow(office(now - tick) * tick, tick)
         memory, seen = observe_demand(memory, observation(now, routers=came, metrics=metrics(came)))
         assert isinstance(seen, Demand)
-        assert seen.forecast.requests >= seen.arrivals.requests
-        forecasts[now] = seen.forecast.requests
+        assert seen.planned.requests >= seen.arrivals.requests
+        forecasts[now] = seen.planned.requests
     # A boot of 120 s and an interval of 15 s: two minutes before the third day opens its rate is planned for.
     assert forecasts[DAY_SECONDS + OPENS - 120.0] == pytest.approx(NIGHT, rel=0.05)
     assert forecasts[2 * DAY_SECONDS + OPENS - 120.0] == pytest.approx(DAY, rel=0.05)

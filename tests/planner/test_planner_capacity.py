@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -24,11 +25,10 @@ from inferencecluster.planner.capacity import (
     TokenPhase,
     batch_limit,
     highest_rate_decode,
-    highest_rate_mixed,
     highest_rate_prefill,
-    mixed_prompt,
 )
 from inferencecluster.planner.catalogue import PricedGpu
+from inferencecluster.planner.chunked import MixedPhase, highest_rate_mixed
 from inferencecluster.planner.designs import Design, Disaggregated, Mixed, PoolShape
 from inferencecluster.planner.traffic import Window, steady
 from inferencecluster.simulator.hardware import Hardware
@@ -72,12 +72,67 @@ def test_an_overloaded_replica_has_no_equilibrium() -> None:
     assert TokenPhase.of(SIMPLE, window(1000, 101), rate=1.0, prompt_share=1.0) is None
 
 
+def mixed(
+    performance: PerformanceModel, one: Window, *, rate: float, itl_seconds: float = 0.040
+) -> MixedPhase:
+    phase = MixedPhase.of(performance, one, rate=rate, itl_seconds=itl_seconds)
+    assert phase is not None
+    return phase
+
+
+def test_prompts_of_a_mixed_replica_share_the_tokens_of_its_iterations() -> None:
+    phase = mixed(SIMPLE, window(1000, 101), rate=2.0)
+    # 30 ms beside the base hold 300 tokens, in whole tiles 256, each of 0.1 ms, whether of a prompt or of the batch.
+    assert phase.filled_seconds == pytest.approx(0.010 + 256 * 0.0001)
+    # 2/s * (100 ms of prompt + 100 steps of 0.1 ms) leave 78 % for bases; 254 - 2.6 tokens are left for prompts: four chunks.
+    assert phase.tokens.seconds_per_token == pytest.approx(0.010 / 0.78)
+    assert phase.own.seconds(1000) == pytest.approx(0.100 + 4 * phase.tokens.step_seconds)
+    # 3.95 iterations when the next prompt uses the rest of the last one.
+    assert 0.100 + 3.94 * phase.tokens.step_seconds < phase.prompt_seconds < phase.own.seconds(1000)
+    assert phase.busy == pytest.approx(2.0 * phase.prompt_seconds)
+
+
+@given(st.floats(0.1, 5.0), st.integers(100, 9000), st.integers(2, 600), st.floats(0.02, 0.2))
+def test_the_mean_time_per_token_is_the_mean_over_iterations_with_and_without_prompts(
+    rate: float, prompt: int, output: int, itl: float
+) -> None:
+    one = window(prompt, output)
+    phase = MixedPhase.of(PROFILES[H200].performance, one, rate=rate, itl_seconds=itl)
+    if phase is None:
+        return
+    busy = rate * prompt / phase.own.chunk_tokens * phase.filled_seconds
+    steps = busy / phase.filled_seconds + (1 - busy) / phase.tokens.step_seconds
+    assert phase.tokens.seconds_per_token == pytest.approx(1 / steps)
+
+
 def test_one_pass_over_the_weights_serves_both_phases() -> None:
-    assert mixed_prompt(SIMPLE).seconds(1000) == pytest.approx(0.100)
+    heavy = replace(SIMPLE, prefill=replace(SIMPLE.prefill, base_seconds=0.012))
+    one = window(1000, 101)
+    both, extra = mixed(SIMPLE, one, rate=1e-6), mixed(heavy, one, rate=1e-6)
+    assert both.own.seconds(1000) == pytest.approx(0.100 + 4 * 0.010, rel=1e-4)
+    assert extra.own.seconds(1000) == pytest.approx(0.100 + 4 * 0.012, rel=1e-4)
+
+
+def test_a_mixed_replica_whose_prompts_never_end_has_no_equilibrium() -> None:
+    one = window(1000, 101)
+    highest = highest_rate_mixed(SIMPLE, one, 0.020)
+    assert mixed(SIMPLE, one, rate=highest * 0.999, itl_seconds=0.020).busy == pytest.approx(1.0, abs=0.01)
+    assert MixedPhase.of(SIMPLE, one, rate=highest * 1.001, itl_seconds=0.020) is None
+
+
+def test_iterations_within_the_target_never_make_tokens_late() -> None:
+    one, target = window(1000, 101, rate=4.0), Target(0.9, 1.0, 0.040)
+    assert mixed(SIMPLE, one, rate=4.0).meets_itl(one, target, replicas=1) == 1.0
+    # Full iterations take 19.6 ms: beside 96 tokens, the fewest that an engine may hold.
+    tight = replace(target, itl_seconds=0.015)
+    phase = mixed(SIMPLE, one, rate=2.5, itl_seconds=0.015)
+    assert phase.filled_seconds == pytest.approx(0.0196)
+    assert 0.5 < phase.meets_itl(one, tight, replicas=1) < phase.meets_itl(one, tight, replicas=4) < 1.0
+    assert phase.meets_itl(window(1000, 1), tight, replicas=1) == 1.0
 
 
 def test_a_long_prompt_takes_one_iteration_per_chunk() -> None:
-    prompt = PromptTime(PrefillModel(0.0, 1e-5, 0.0), fixed=0.0, per_chunk=1.0)
+    prompt = PromptTime(PrefillModel(0.0, 1e-5, 0.0), per_iteration=1.0, chunk_tokens=8192)
     assert prompt.seconds(8192) == pytest.approx(0.08192 + 1)
     assert prompt.seconds(8193) == pytest.approx(0.08193 + 2)
 
@@ -87,8 +142,10 @@ def test_rates_by_hand() -> None:
     assert highest_rate_prefill(SIMPLE, one) == pytest.approx(1 / 0.110)
     # 50 sequences: 15 ms a step, 100 steps each.
     assert highest_rate_decode(SIMPLE, one, 0.040) == pytest.approx(50 / (100 * 0.015))
-    # (1 - a/ITL) / (w + s*b) with ITL 20 ms; the batch is far below its limit.
-    assert highest_rate_mixed(SIMPLE, one, 0.020) == pytest.approx(0.5 / (0.100 + 0.010), rel=1e-6)
+    # (1 - a/ITL) / (w + s*b) with ITL 15 ms; the batch is far below its limit.
+    assert highest_rate_mixed(SIMPLE, one, 0.015) == pytest.approx(1 / 3 / (0.100 + 0.010), rel=1e-6)
+    # With ITL 20 ms prompts are always there: 96 tokens in each 19.6 ms, of 1,000 prompt and 100 later ones per request.
+    assert highest_rate_mixed(SIMPLE, one, 0.020) == pytest.approx(96 / 0.0196 / 1100, rel=1e-6)
 
 
 def test_memory_limits_the_batch() -> None:
@@ -128,7 +185,7 @@ RULES = ScalingRules(0.0, SelectPolicy.MAX, ())
 
 
 def simulated(design: Design, sizes: tuple[int, ...], one: Window, target: Target) -> tuple[float, float]:
-    """Shares in time, TTFT and ITL, of some 10,000 requests on the simulator; the first minute is not counted."""
+    """Shares in time, TTFT and ITL, of some 20,000 requests on the simulator; the first minute is not counted."""
     by_name = dict(zip((name for name, _ in design.pools), sizes, strict=True))
     profile = design.pools[0][1].profile
     prefill, decode, mixed = (
@@ -151,12 +208,12 @@ def simulated(design: Design, sizes: tuple[int, ...], one: Window, target: Targe
         overflow_tokens=8192,
     )
     lengths = Shape(one.prompt_tokens, one.outputs[0][0], 0.0, 0.0)
-    seconds = 10_000 / one.rate
+    seconds = 20_000 / one.rate
     arrivals = alternating(
         [Phase(lengths, one.rate)], phase_seconds=seconds, duration_seconds=seconds, seed=3
     )
     journeys: list[Journey] = []
-    hardware = {name: Hardware.of_profile(profile, name) for name in PoolName}
+    hardware = {name: Hardware.of_profile(profile, name, itl_seconds=target.itl_seconds) for name in PoolName}
     simulate(Scenario(spec, hardware), arrivals, record=journeys.append)
     counted = [journey for journey in journeys if journey.arrived_at >= 60.0]
     first = sum(journey.ttft_seconds <= target.ttft_seconds for journey in counted)
@@ -176,6 +233,9 @@ def simulated(design: Design, sizes: tuple[int, ...], one: Window, target: Targe
             False, (1,), 5.0, (1155, 211), (0.25, 0.025), id="one mixed replica, both targets tight"
         ),
         pytest.param(False, (1,), 3.0, (2048, 28), (0.4, 0.03), id="one mixed replica, short answers"),
+        pytest.param(False, (1,), 2.0, (2048, 28), (0.25, 0.027), id="one mixed replica, moderate load"),
+        pytest.param(False, (1,), 1.0, (6000, 200), (1.0, 0.028), id="one mixed replica, long prompts"),
+        pytest.param(False, (4,), 4.4, (6000, 200), (1.0, 0.028), id="four mixed replicas share a queue"),
     ],
 )
 def test_formulas_and_simulator_agree(

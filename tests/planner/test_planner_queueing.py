@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import bisect
 import math
+import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferencecluster.planner.queueing import Queue, Wait, erlang_c, normal_below
+from inferencecluster.planner.queueing import Queue, Wait, Work, erlang_c, normal_below
 
 
 @pytest.mark.parametrize(
@@ -61,3 +63,58 @@ def test_a_normal_variable_without_spread_is_a_step() -> None:
 
 def test_a_wait_that_cannot_happen_has_no_mean() -> None:
     assert Wait(0.0, 0.0).mean == 0.0
+
+
+def idle_share(load: float, level: float, seconds: float) -> float:
+    """Of many stretches of a simulated M/D/1 queue with services of 1 s, those with at least `level` idle seconds."""
+    source = random.Random(1)
+    arrived = free = 0.0
+    starts: list[float] = []
+    for _ in range(40_000):
+        arrived += source.expovariate(load)
+        starts.append(max(arrived, free))
+        free = starts[-1] + 1.0
+
+    def busy_until(moment: float) -> float:
+        served = bisect.bisect_right(starts, moment) - 1
+        return served + min(1.0, moment - starts[served])
+
+    moments = [100.0 + index for index in range(int(starts[-1] - seconds) - 101)]
+    idle = [seconds - busy_until(moment + seconds) + busy_until(moment) for moment in moments]
+    return sum(value >= level for value in idle) / len(idle)
+
+
+@pytest.mark.parametrize(
+    ("load", "level", "seconds"),
+    [
+        pytest.param(0.7, 0.1, 4.0, id="a few services long"),
+        pytest.param(0.7, 5.0, 20.0, id="about the mean"),
+        pytest.param(0.85, 1.0, 30.0, id="near its limit"),
+        pytest.param(0.5, 25.0, 60.0, id="hardly loaded"),
+    ],
+)
+def test_idle_time_of_a_stretch_is_that_of_a_simulated_queue(
+    load: float, level: float, seconds: float
+) -> None:
+    expected = idle_share(load, level, seconds)
+    assert 0.05 < expected < 0.95
+    found = Work(1.0 - load, load).idle_at_least(level, seconds=seconds)
+    assert found == pytest.approx(expected, abs=0.06)
+
+
+@given(
+    st.floats(0.01, 0.99),
+    st.floats(1e-6, 10.0),
+    st.floats(0.0, 1.0),
+    st.floats(0.01, 1e4),
+    st.floats(0.0, 5.0),
+)
+def test_more_idle_time_is_never_likelier(
+    drift: float, variance: float, share: float, seconds: float, noise: float
+) -> None:
+    work = Work(drift, variance)
+    less, more = (
+        work.idle_at_least(part * share * seconds, seconds=seconds, noise=noise) for part in (0.5, 1.0)
+    )
+    assert 0.0 <= more <= less + 1e-6 <= 1.0 + 1e-6
+    assert work.idle_at_least(0.0, seconds=seconds) == 1.0

@@ -395,8 +395,8 @@ def test_heterogeneous_pools_have_their_own_speed_and_price() -> None:
 
 def test_hardware_of_a_profile_is_configured_like_the_products_engines() -> None:
     known = profile("llama-3.1-70b-fp8/h200-tp2")
-    prefill, decode = Hardware.of_profile(known, P), Hardware.of_profile(known, D)
-    assert (prefill.max_num_tokens, decode.max_num_tokens) == (8192, 256 + 1024)
+    prefill, decode = (Hardware.of_profile(known, name, itl_seconds=0.040) for name in (P, D))
+    assert (prefill.max_num_tokens, decode.max_num_tokens) == (8192, 384)
     assert prefill.link_bytes_per_second == 2 * 50e9
     assert prefill.kv_bytes_per_token == known.kv_bytes_per_token
     assert prefill.capped_performance == known.performance

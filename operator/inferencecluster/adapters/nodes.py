@@ -16,6 +16,10 @@ BOUND_POD_SELECTOR: Final = "spec.nodeName!=,status.phase!=Succeeded,status.phas
 """Field selector of Pods that hold what they request (the scheduler's own rule)."""
 
 _KEEPS_OFF: Final = frozenset({"NoSchedule", "NoExecute"})
+_OF_STATE: Final = frozenset(
+    f"node.kubernetes.io/{state}" for state in ("unschedulable", "not-ready", "unreachable")
+)
+"""Taints that Kubernetes adds while a node takes no Pods: it is still one of the pool's nodes, with what its Pods hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ def project_node(node: Manifest) -> NodeView | None:
         taints=tuple(
             (taint["key"], taint.get("value", ""), taint["effect"])
             for taint in spec.get("taints") or ()
-            if taint["effect"] in _KEEPS_OFF
+            if taint["effect"] in _KEEPS_OFF and taint["key"] not in _OF_STATE
         ),
         accepts_pods=ready and not spec.get("unschedulable", False),
         allocatable=allocatable,

@@ -13,8 +13,8 @@ from inferencecluster.core.spec import Objective, PolicyType, ScalingMode, Selec
 
 UP_WINDOW_SECONDS: Final = 0
 """HPA's default: up at once."""
-DOWN_WINDOW_SECONDS: Final = 300
-"""HPA's default: down to the largest size wanted in the last five minutes."""
+DOWN_WINDOW_SECONDS: Final = 0
+"""Not the HPA's 300: sizes hold what was needed in the last one and a half boots (`core.demand`), and two holds add up."""
 
 
 class Conversion(StrEnum):
@@ -87,7 +87,7 @@ class ScalingRules(ApiModel):
     """autoscaling/v2 `HPAScalingRules` for one direction."""
 
     stabilization_window_seconds: Annotated[int, Field(ge=0, le=3600)] | None = None
-    """How far back wishes count; absent means 0 for scaleUp and 300 for scaleDown."""
+    """How far back wishes count; absent means 0: up at once, and down when sizing wants less (it holds peaks itself)."""
     select_policy: SelectPolicy = SelectPolicy.MAX
     """Which of several policies binds; Disabled forbids the direction. Absent means Max."""
     policies: Annotated[tuple[ScalingPolicy, ...], Field(max_length=8), ATOMIC] = ()
@@ -100,7 +100,7 @@ class ScalingBehavior(ApiModel):
     scale_up: ScalingRules = ScalingRules()
     """Growing. Absent means at once and in one step."""
     scale_down: ScalingRules = ScalingRules()
-    """Shrinking. Absent means after a stabilisation window of 300 seconds."""
+    """Shrinking. Absent means at once when sizing wants less; sizing itself holds peaks for one and a half boots."""
 
 
 class Scaling(ApiModel):

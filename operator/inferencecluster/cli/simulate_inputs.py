@@ -13,10 +13,9 @@ from inferencecluster.api.translate import revision_of, to_core
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.profiles import UNKNOWN_LINK_BYTES_PER_SECOND
 from inferencecluster.core.spec import ClusterSpec, PoolSpec
+from inferencecluster.core.token_budget import iteration_tokens
 from inferencecluster.simulator.hardware import (
-    DECODE_PROMPT_TOKENS,
     GPU_FACTS,
-    PREFILL_TOKENS,
     GpuFacts,
     Hardware,
 )
@@ -48,17 +47,21 @@ def cluster_of(manifest: InferenceCluster, *, boot_seconds: float | None) -> Clu
     chosen = {PoolName.PREFILL: pools.prefill, PoolName.DECODE: pools.decode, PoolName.MIXED: pools.mixed}
     for name, pool in chosen.items():
         if pool is not None and pool.max_replicas > 0:
-            hardware[name], note = _hardware(manifest.spec.model.source, pool, spec.pool(name))
+            hardware[name], note = _hardware(
+                manifest.spec.model.source, pool, spec.pool(name), spec.slo.itl_seconds
+            )
             notes += [f"{name}: {text}" for text in note]
     return Cluster(f"{manifest.metadata.namespace}/{manifest.metadata.name}", spec, hardware, tuple(notes))
 
 
-def _hardware(model_source: str, pool: Pool, spec: PoolSpec) -> tuple[Hardware, list[str]]:
+def _hardware(
+    model_source: str, pool: Pool, spec: PoolSpec, itl_seconds: float
+) -> tuple[Hardware, list[str]]:
     """One replica, and what is not known of it."""
     known = profile_of(model_source, pool)
     if known is not None:
         mine = replace(known, performance=spec.performance)
-        return Hardware.of_profile(mine, _tuned_for(spec)), []
+        return Hardware.of_profile(mine, _tuned_for(spec), itl_seconds=itl_seconds), []
     notes = []
     kv_bytes = kv_bytes_per_token(model_source, pool)
     if kv_bytes is None:
@@ -68,18 +71,12 @@ def _hardware(model_source: str, pool: Pool, spec: PoolSpec) -> tuple[Hardware, 
         notes.append("the GPU is not known: 400 Gbit/s per GPU between servers, no dollars, no energy")
     facts = GPU_FACTS[gpu.name] if gpu else _UNKNOWN_GPU
     link = gpu.link_bytes_per_second if gpu else UNKNOWN_LINK_BYTES_PER_SECOND
-    batch = spec.performance.max_batch_size
-    tokens = {
-        PoolName.PREFILL: max(PREFILL_TOKENS, batch),
-        PoolName.DECODE: batch + DECODE_PROMPT_TOKENS,
-        PoolName.MIXED: batch + PREFILL_TOKENS,
-    }
     measured = Hardware(
         name="measured",
         performance=spec.performance,
         kv_bytes_per_token=float(kv_bytes or 0),
         link_bytes_per_second=link * spec.gpus_per_replica,
-        max_num_tokens=tokens[_tuned_for(spec)],
+        max_num_tokens=iteration_tokens(_tuned_for(spec), spec.performance, itl_seconds=itl_seconds),
         dollars_per_gpu_hour=facts.dollars_per_hour,
         watts_per_gpu=facts.watts,
     )

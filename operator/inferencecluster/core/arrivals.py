@@ -1,4 +1,4 @@
-"""A short history of arrivals as rates: level, trend, peak and spread.
+"""A short history of arrivals as rates: level, mean, peak and spread.
 
 Work is described by its moments (requests, tokens, tokens^2 per second), so that any mix of prompt lengths is sized
 exactly (`PrefillModel.work`).
@@ -10,16 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from inferencecluster.core.trend import MIN_POINTS, Point, fit_line, growth_per_second
+from inferencecluster.core.trend import MIN_POINTS, Point, fit_line
 
 LEVEL_REQUESTS: Final = 200.0
 """Arrivals that make a rate: 7 % standard error for Poisson arrivals, below the 10 % that sizes tolerate."""
 LEVEL_SECONDS: Final = 120.0
-"""Longest window for a rate, however few requests arrive; a usual boot, so that a lull is not mistaken for an end."""
-
-MAX_GROWTH: Final = 2.0
-"""A trend is extrapolated to a doubling at most. Whatever grows faster is a jump, which queue age and the mixed pool
-answer; a straight line through a jump overshoots."""
+"""Longest window for a rate, however few requests arrive: replicas that boot within it follow the load closer, none has to look
+back further."""
+LEVEL_INTERVALS: Final = 4
+"""Looks that such a window has at least: a request in one of four is a rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +65,13 @@ class Bin:
     tokens: float
     tokens_squared: float
 
+    @property
+    def rates(self) -> Arrivals:
+        """Per second."""
+        return Arrivals(
+            self.requests / self.seconds, self.tokens / self.seconds, self.tokens_squared / self.seconds
+        )
+
     def joined(self, later: Bin) -> Bin:
         """Both as one."""
         return Bin(
@@ -77,56 +83,47 @@ class Bin:
         )
 
 
-def level_of(history: Sequence[Bin], interval: float) -> tuple[Arrivals, float]:
-    """The rate at the end of the history, and the seconds it was counted over; nothing in 0 s when it is empty."""
+def level_seconds(interval: float, boot: float) -> float:
+    """The longest window for a rate: a boot, so that a lull which is shorter is not mistaken for an end."""
+    return min(LEVEL_SECONDS, max(boot, LEVEL_INTERVALS * interval))
+
+
+def level_of(history: Sequence[Bin], interval: float, *, longest: float) -> Arrivals:
+    """The rate at the end of the history, over at most about `longest` seconds; nothing when it is empty."""
     if not history:
-        return NOTHING, 0.0
+        return NOTHING
     total = history[-1]
     for earlier in reversed(history[:-1]):
         counted = total.requests >= LEVEL_REQUESTS and total.seconds >= interval / 2
-        if counted or total.seconds >= LEVEL_SECONDS:
+        if counted or total.seconds >= longest:
             break
         total = earlier.joined(total)
-    seconds = total.seconds
-    return Arrivals(total.requests / seconds, total.tokens / seconds, total.tokens_squared / seconds), seconds
+    return total.rates
 
 
-def peak_of(history: Sequence[Bin], *, since: float, interval: float) -> Arrivals:
+def peak_of(history: Sequence[Bin], *, since: float, interval: float, longest: float) -> Arrivals:
     """The largest level that ended after `since`, moment by moment."""
     largest = NOTHING
     for index, item in enumerate(history):
         if item.end > since:
-            largest = largest.at_least(level_of(history[: index + 1], interval)[0])
+            largest = largest.at_least(level_of(history[: index + 1], interval, longest=longest))
     return largest
 
 
-def _points(history: Sequence[Bin], *, tokens: bool) -> tuple[Point, ...]:
-    """The history as rates of tokens or of requests, each at the middle of its bin."""
-    return tuple(
-        Point(
-            item.end - item.seconds / 2,
-            (item.tokens if tokens else item.requests) / item.seconds,
-            item.seconds,
-        )
-        for item in history
-    )
-
-
-def forecast_of(recent: Sequence[Bin], now: Arrivals, *, ahead: float) -> Arrivals:
-    """The level `now`, `ahead` seconds after the middle of its own window; `recent` shows the trend."""
-
-    def growth(rate: float, points: Sequence[Point]) -> float:
-        return min(MAX_GROWTH, 1.0 + growth_per_second(points) * ahead / rate) if rate > 0 else 1.0
-
-    return now.scaled(
-        requests=growth(now.requests, _points(recent, tokens=False)),
-        tokens=growth(now.tokens, _points(recent, tokens=True)),
-    )
+def mean_of(history: Sequence[Bin], *, since: float) -> Arrivals:
+    """The mean rate of the bins that ended after `since`; nothing when there are none."""
+    total: Bin | None = None
+    for item in history:
+        if item.end > since:
+            total = total.joined(item) if total else item
+    return total.rates if total else NOTHING
 
 
 def burstiness_of(recent: Sequence[Bin]) -> float:
     """Standard deviation of the token rate around its line, over its mean; 0 below `trend.MIN_POINTS` bins."""
     if len(recent) < MIN_POINTS:
         return 0.0
-    line = fit_line(_points(recent, tokens=True))
+    line = fit_line(
+        [Point(item.end - item.seconds / 2, item.tokens / item.seconds, item.seconds) for item in recent]
+    )
     return line.spread / line.mean if line.mean > 0 else 0.0

@@ -10,6 +10,7 @@ sizing ticks the sizes of the last one stay; failed replicas are replaced and dr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -24,7 +25,7 @@ from inferencecluster.core.observation import Observation
 from inferencecluster.core.replacement import GivenUp, ReplacementMemory, review_replicas
 from inferencecluster.core.sizing import Wanted, size_pools
 from inferencecluster.core.sleep import explained, is_wake_due
-from inferencecluster.core.spec import ScalingMode
+from inferencecluster.core.spec import ClusterSpec, ScalingMode
 from inferencecluster.core.status import (
     ClusterStatus,
     Condition,
@@ -206,13 +207,21 @@ def _allocation_request(
     remaining = tuple(replica for replica in observation.replicas if replica.uid not in lost)
     return AllocationRequest(
         now=observation.now,
-        spec=observation.spec,
+        spec=_with_hold(observation.spec, demand),
         replicas=remaining,
         wanted=demand if isinstance(demand, Missing) else size_pools(observation.spec, demand, remaining),
         shrink_allowed=not isinstance(demand, Missing) and demand.complete,
         capacity=observation.capacity,
         back_offs=replacement.waiting(observation.now),
     )
+
+
+def _with_hold(spec: ClusterSpec, demand: Demand | Missing) -> ClusterSpec:
+    """With a stabilisation window that does not end before the operator knows what it forgot with its last restart."""
+    if isinstance(demand, Missing) or demand.has_history:
+        return spec
+    down = replace(spec.behavior.scale_down, stabilization_window_seconds=math.inf)
+    return replace(spec, behavior=replace(spec.behavior, scale_down=down))
 
 
 def _decide_sizes(memory: Memory, observation: Observation, request: AllocationRequest) -> _Sizes:

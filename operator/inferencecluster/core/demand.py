@@ -1,12 +1,13 @@
 """From observations to demand: what arrives, what will have arrived one boot from now, what waits.
 
     level       rate over the shortest recent window with enough arrivals to be a rate and not an accident
-    forecast    level + significant upward trend * (one boot + one interval), at most MAX_GROWTH * level; or what that time
-                of day brings, where days are alike (`seasonality`)
-    peak        largest level of the last `hold_seconds`, longer than a boot: what was needed then may be needed
-                again before a replica that was given up could be back
-    headroom    the least reserve with which the last hour's plans, each the larger of forecast and peak, would have
-                carried all that arrived one boot and one interval later, but for the share that the SLO lets miss
+    planned     what to be ready for one boot and one interval from now, by one of two rules (`headroom.Rule`); at least
+                what that time of day brings, where days are alike (`seasonality`):
+                peak     largest level of the last `hold_seconds`, longer than a boot: what was needed then may be
+                         needed again before a replica that was given up could be back
+                average  mean of `AVERAGE_SECONDS`
+    headroom    the least reserve with which the last hour's plans would have carried all that arrived at their time,
+                but for the share that the SLO lets miss
     burstiness  standard deviation of the token rate around its own line, over the mean
 
 `arrivals` computes these from a short history, `headroom` from earlier plans. Rates come from the routers' own counters;
@@ -27,12 +28,13 @@ from inferencecluster.core.arrivals import (
     Arrivals,
     Bin,
     burstiness_of,
-    forecast_of,
     level_of,
+    level_seconds,
+    mean_of,
     peak_of,
 )
 from inferencecluster.core.fleet import PoolName
-from inferencecluster.core.headroom import Outcome, Plan, outcomes_of, plan_seconds, remembered, reserve_of
+from inferencecluster.core.headroom import FIRST_OUTCOMES, Rule, Track, cheaper_of, plan_seconds, reserve_of
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import Flow, Observation, PoolUtilization, QueueState
 from inferencecluster.core.prefixes import PrefixHits
@@ -54,6 +56,13 @@ HOLD_BOOTS: Final = 1.5
 """The peak is held longer than a boot takes: giving a replica up and wanting it back sooner costs a boot of misses
 and saves nothing."""
 
+WATCHED_SHARE: Final = 0.9
+"""Of the hold that must have been watched: the first look after a start, of operator or router, shows no arrivals."""
+
+AVERAGE_SECONDS: Final = 300.0
+"""Window of the mean. On the Azure code trace, which jumps tenfold within seconds, one, two, five and ten minutes need about
+the same reserve; a longer mean would follow a real change later."""
+
 BOOTS_KEPT: Final = 16
 """Latest boots that the estimate rests on."""
 BOOT_QUANTILE: Final = 0.75
@@ -62,7 +71,7 @@ BOOT_QUANTILE: Final = 0.75
 MAX_BINS: Final = 64
 """Upper bound of the history's length: memory and time per decision stay constant for any boot time."""
 MIN_SPAN_BINS: Final = 8
-"""Intervals that the history spans at least, so that long intervals show a trend, too."""
+"""Intervals that the history spans at least, so that long intervals show how bursty arrivals are, too."""
 
 CROSS_CHECK_RATIO: Final = 2.0
 CROSS_CHECK_REQUESTS: Final = 30.0
@@ -108,10 +117,10 @@ class DemandMemory:
     output: MeanLength
     boots: tuple[Boot, ...]
     """The latest `BOOTS_KEPT`, oldest first."""
-    plans: tuple[Plan, ...]
-    """Not due yet, oldest first."""
-    outcomes: tuple[Outcome, ...]
-    """Of plans that came due, oldest first; at most `headroom.OUTCOMES`."""
+    peaks: Track
+    """Plans by the peak."""
+    averages: Track
+    """Plans by the average."""
     prompt_squared: MeanLength
     """Mean square of prompt lengths, in tokens squared."""
     hits: PrefixHits = field(default_factory=PrefixHits.unknown)
@@ -127,8 +136,8 @@ class DemandMemory:
             MeanLength(PRIOR_REQUESTS, PRIOR_REQUESTS * PRIOR_PROMPT_TOKENS),
             MeanLength(PRIOR_REQUESTS, PRIOR_REQUESTS * PRIOR_OUTPUT_TOKENS),
             (),
-            (),
-            (),
+            Track(),
+            Track(),
             MeanLength(PRIOR_REQUESTS, PRIOR_REQUESTS * PRIOR_SQUARED),
         )
 
@@ -140,12 +149,11 @@ class Demand:
     time: float
     arrivals: Arrivals
     """Now."""
-    forecast: Arrivals
-    """One boot and one interval from now; never below `arrivals`."""
-    peak: Arrivals
-    """Largest level of the last `hold_seconds`, moment by moment; never below `arrivals`."""
+    planned: Arrivals
+    """To be ready for one boot and one interval from now, by `rule`."""
+    rule: Rule
     headroom: Arrivals
-    """Reserve on top of forecast and peak, from what earlier plans lacked; nothing while nothing is planned."""
+    """Reserve on top of `planned`, from what earlier plans lacked; nothing while nothing is planned."""
     burstiness: float
     """Standard deviation of the token rate around its line, over its mean; 0 until `trend.MIN_POINTS` bins are known."""
     bin_seconds: float
@@ -156,6 +164,8 @@ class Demand:
     """Mean output length."""
     boot_seconds: float
     hold_seconds: float
+    has_history: bool
+    """Arrivals were watched for as long as peaks are held, and plans have come due; not for some minutes after a start."""
     queue: QueueState | Missing
     ttft_seconds: float | Missing
     """At the SLO's percentile, over `metrics_seconds`."""
@@ -187,19 +197,22 @@ class _Windows:
     boot: float
     hold: float
     span: float
-    """What trend and burstiness look at."""
+    """What burstiness looks at."""
     bin: float
     plan: float
     """Between two plans that are remembered."""
+    level: float
+    """What a rate looks back at most."""
 
     @classmethod
     def of(cls, boots: tuple[Boot, ...], spec: ClusterSpec) -> _Windows:
         boot = _boot_seconds(boots, spec)
         interval = spec.interval_seconds
         hold = max(HOLD_BOOTS * boot, 2 * interval)
-        span = max(hold, LEVEL_SECONDS, MIN_SPAN_BINS * interval)
+        span = max(hold, LEVEL_SECONDS, AVERAGE_SECONDS, MIN_SPAN_BINS * interval)
         plan = plan_seconds(interval, boot + interval)
-        return cls(interval, boot, hold, span, max(interval, span / MAX_BINS), plan)
+        level = level_seconds(interval, boot)
+        return cls(interval, boot, hold, span, max(interval, span / MAX_BINS), plan, level)
 
     @property
     def horizon(self) -> float:
@@ -220,27 +233,32 @@ def observe_demand(memory: DemandMemory, observation: Observation) -> tuple[Dema
         return memory, Missing("NoSource", message)
     windows = _Windows.of(memory.boots, observation.spec)
     memory = _take_in(memory, observation, windows)
-    level, seconds = level_of(memory.history, windows.interval)
+    level = level_of(memory.history, windows.interval, longest=windows.level)
     recent = tuple(item for item in memory.history if item.end > now - windows.span)
-    forecast = forecast_of(recent, level, ahead=windows.horizon + seconds / 2)
-    forecast = forecast.at_least(memory.day.expected(now + windows.horizon))
-    peak = level.at_least(peak_of(memory.history, since=now - windows.hold, interval=windows.interval))
-    memory = _judge(memory, level, now, windows)
-    planned = forecast.at_least(peak)
-    if memory.history:
-        memory = _remember(memory, Plan(now + windows.horizon, planned.requests, planned.tokens), windows)
+    usual = memory.day.expected(now + windows.horizon)
+    highest = peak_of(
+        memory.history, since=now - windows.hold, interval=windows.interval, longest=windows.level
+    )
+    peak = level.at_least(highest)
+    average = mean_of(memory.history, since=now - AVERAGE_SECONDS)
+    plans = {Rule.PEAK: peak.at_least(usual), Rule.AVERAGE: average.at_least(usual)}
+    memory = _learn(memory, level, plans, now, windows)
+    allowed = 1.0 - observation.spec.slo.percentile / 100
+    rule = cheaper_of({Rule.PEAK: memory.peaks, Rule.AVERAGE: memory.averages}, allowed=allowed)
+    held = rule is Rule.PEAK and _is_held(observation.spec, windows)
     return memory, Demand(
         time=now,
         arrivals=level,
-        forecast=forecast,
-        peak=peak,
-        headroom=_headroom(memory, planned, observation.spec),
+        planned=level.at_least(usual) if held else plans[rule],
+        rule=rule,
+        headroom=_headroom(memory, rule, plans[rule], allowed),
         burstiness=burstiness_of(recent),
         bin_seconds=windows.bin,
         prompt_tokens=memory.prompt.mean,
         output_tokens=memory.output.mean,
         boot_seconds=windows.boot,
         hold_seconds=windows.hold,
+        has_history=_has_history(memory, rule, now, windows),
         queue=routers if isinstance(routers, Missing) else routers.queue,
         ttft_seconds=metrics if isinstance(metrics, Missing) else metrics.ttft_seconds,
         itl_seconds=metrics if isinstance(metrics, Missing) else metrics.itl_seconds,
@@ -332,26 +350,46 @@ def _part(flow: Flow, share: float) -> Flow:
     )
 
 
-def _judge(memory: DemandMemory, level: Arrivals, now: float, windows: _Windows) -> DemandMemory:
-    """The memory with the outcomes of the plans that came due."""
-    new = outcomes_of(memory.plans, level, now=now, apart=windows.plan)
-    outcomes = remembered((*memory.outcomes, *new), now=now, apart=windows.plan)
-    return replace(memory, outcomes=outcomes, plans=tuple(plan for plan in memory.plans if plan.due > now))
+def _learn(
+    memory: DemandMemory, level: Arrivals, plans: Mapping[Rule, Arrivals], now: float, windows: _Windows
+) -> DemandMemory:
+    """The memory with the outcomes of the plans that came due, and with new ones."""
+
+    def follow(track: Track, planned: Arrivals) -> Track:
+        judged = track.judged(level, now=now, apart=windows.plan)
+        if not memory.history:
+            return judged
+        return judged.planning(planned, due=now + windows.horizon, apart=windows.plan)
+
+    return replace(
+        memory,
+        peaks=follow(memory.peaks, plans[Rule.PEAK]),
+        averages=follow(memory.averages, plans[Rule.AVERAGE]),
+    )
 
 
-def _remember(memory: DemandMemory, plan: Plan, windows: _Windows) -> DemandMemory:
-    """The memory with `plan`: one per `windows.plan` is enough to be judged by."""
-    if memory.plans and plan.due < memory.plans[-1].due + 0.9 * windows.plan:
-        return memory
-    return replace(memory, plans=(*memory.plans, plan))
+def _covered(history: Sequence[Bin], *, since: float) -> float:
+    """Seconds of the bins that ended after `since`."""
+    return math.fsum(item.seconds for item in history if item.end > since)
 
 
-def _headroom(memory: DemandMemory, planned: Arrivals, spec: ClusterSpec) -> Arrivals:
+def _has_history(memory: DemandMemory, rule: Rule, now: float, windows: _Windows) -> bool:
+    watched = _covered(memory.history, since=now - windows.hold)
+    track = memory.peaks if rule is Rule.PEAK else memory.averages
+    return watched >= WATCHED_SHARE * windows.hold and len(track.outcomes) >= FIRST_OUTCOMES
+
+
+def _is_held(spec: ClusterSpec, windows: _Windows) -> bool:
+    """The user's stabilisation window holds peaks as long as the plan would: two holds would add up."""
+    return spec.behavior.scale_down.stabilization_window_seconds >= windows.hold
+
+
+def _headroom(memory: DemandMemory, rule: Rule, planned: Arrivals, allowed: float) -> Arrivals:
     tokens = memory.prompt.mean
     return reserve_of(
-        memory.outcomes,
+        (memory.peaks if rule is Rule.PEAK else memory.averages).outcomes,
         planned,
-        allowed=1.0 - spec.slo.percentile / 100,
+        allowed=allowed,
         squared_per_token=memory.prompt_squared.mean / tokens if tokens > 0 else 0.0,
     )
 
@@ -363,12 +401,12 @@ def _gaps(history: Sequence[Bin], observation: Observation) -> tuple[Missing, ..
     if isinstance(routers, Missing) or isinstance(metrics, Missing):
         return gaps
     seen = metrics.flow
-    same = [item for item in history if item.end > observation.now - seen.seconds]
-    covered = math.fsum(item.seconds for item in same)
+    since = observation.now - seen.seconds
+    covered = _covered(history, since=since)
     # A history that is younger than the window cannot be compared with it.
     if covered < 0.9 * seen.seconds:
         return gaps
-    told = math.fsum(item.requests for item in same) / covered * seen.seconds
+    told = math.fsum(item.requests for item in history if item.end > since) / covered * seen.seconds
     if seen.requests > CROSS_CHECK_RATIO * told and seen.requests - told > CROSS_CHECK_REQUESTS:
         message = (
             f"metrics count {seen.requests:.0f} requests in {seen.seconds:.0f} s, routers only {told:.0f}; "

@@ -12,6 +12,7 @@ from inferencecluster.core.arrivals import Arrivals
 from inferencecluster.core.demand import Demand
 from inferencecluster.core.fleet import PoolName, Replica
 from inferencecluster.core.missing import Missing
+from inferencecluster.core.observation import QueueState
 from inferencecluster.core.perfmodel import PerformanceModel
 from inferencecluster.core.prefixes import uncached
 from inferencecluster.core.spec import ClusterSpec
@@ -56,6 +57,20 @@ def work_need(spec: ClusterSpec, demand: Demand, performance: PerformanceModel, 
     room = queue_room(spec, demand, performance, busy) if busy > 0 else 0.0
     message = f"arriving prompts keep {busy:.2f} replicas busy, and {room:.2f} more keep their queue within the TTFT"
     return Need(busy + room, "PrefillWork", message)
+
+
+def reserved_need(full: Need, *, least: Need, lent: float, lent_now: float, present: int) -> Need:
+    """`full`, which holds a reserve, less the `lent` replicas that can stand in for it; never below `least`, without one.
+
+    What decode replicas will lend once they are up need not be ordered here, too. But of the `present` replicas none goes
+    for it before: only what is `lent_now` can stand in for them.
+    """
+    ordered = max(least.replicas, full.replicas - lent)
+    replicas = max(ordered, min(float(present), full.replicas - lent_now))
+    if replicas >= full.replicas:
+        return full
+    message = f"{full.message}; decode replicas can lend {lent:.2f} of the reserve"
+    return Need(replicas, full.reason, message)
 
 
 def queue_room(spec: ClusterSpec, demand: Demand, performance: PerformanceModel, busy: float) -> float:
@@ -119,7 +134,7 @@ def queue_needs(spec: ClusterSpec, demand: Demand, performance: PerformanceModel
     one interval where that is longer: what the replicas at hand drain before the next decision needs no new one.
     """
     queue = demand.queue
-    if isinstance(queue, Missing) or queue.head_age_seconds < OLD_SHARE * spec.slo.ttft_seconds:
+    if isinstance(queue, Missing) or not is_late(spec, queue):
         return []
     tokens = float(queue.held_tokens + queue.pending_prefill_tokens)
     arrivals = demand.arrivals
@@ -135,6 +150,11 @@ def queue_needs(spec: ClusterSpec, demand: Demand, performance: PerformanceModel
         f"{backlog:.1f} replica-seconds of prompts are to drain in {drain:.0f} s"
     )
     return [Need(busy + backlog / drain, "QueueAge", message)]
+
+
+def is_late(spec: ClusterSpec, queue: QueueState) -> bool:
+    """Whether prompts wait longer than is usual for a busy pool."""
+    return queue.head_age_seconds >= OLD_SHARE * spec.slo.ttft_seconds
 
 
 def resident_needs(demand: Demand, performance: PerformanceModel, batch: float) -> list[Need]:

@@ -28,13 +28,17 @@ from typing import Final
 from inferencecluster.core.arrivals import Arrivals
 from inferencecluster.core.demand import Demand
 from inferencecluster.core.fleet import PoolName, Replica
+from inferencecluster.core.headroom import Rule
+from inferencecluster.core.lending import lendable
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.needs import (
     Latency,
     Need,
     OwnReplicas,
     concurrency_need,
+    is_late,
     queue_needs,
+    reserved_need,
     resident_needs,
     surge,
     work_need,
@@ -118,32 +122,34 @@ def size_pools(
     spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...]
 ) -> tuple[Wanted, Wanted, Wanted]:
     """Wanted sizes of prefill, decode and mixed. A base pool with `max_replicas` 0 is off: mixed carries its phase."""
-    prefill = _size_prefill(spec, demand, replicas)
     decode = _size_decode(spec, demand, replicas)
+    prefill = _size_prefill(spec, demand, replicas, decoding=decode.replicas)
     if prefill.reason == decode.reason == POOL_OFF:
         return prefill, decode, _size_alone(spec, demand, replicas)
     return prefill, decode, _size_mixed(spec, demand, (prefill.replicas, decode.replicas))
 
 
-def _planned(spec: ClusterSpec, demand: Demand) -> Arrivals:
-    """Arrivals to be ready for one boot from now, with the headroom that earlier plans lacked.
-
-    The peak is held here only when the user's own stabilisation window is shorter: two holds would add up.
-    """
-    window = spec.behavior.scale_down.stabilization_window_seconds
-    arrivals = demand.forecast if window >= demand.hold_seconds else demand.forecast.at_least(demand.peak)
-    return arrivals.plus(demand.headroom)
-
-
-def _size_prefill(spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...]) -> Wanted:
+def _size_prefill(
+    spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...], *, decoding: int
+) -> Wanted:
     pool = spec.pool(PoolName.PREFILL)
     if pool.max_replicas == 0:
         return _switched_off(pool)
-    load = _Load.of(spec, demand, pool.performance, _planned(spec, demand))
+    load = _Load.of(spec, demand, pool.performance, demand.planned.plus(demand.headroom))
     own = OwnReplicas.of(pool.name, replicas, demand)
+    planned = _Load.of(spec, demand, pool.performance, demand.planned)
+    reserve = demand.planned.plus(demand.headroom)
+    serving = min(decoding, OwnReplicas.of(PoolName.DECODE, replicas, demand).serving)
+    lent = _lent(spec, demand, reserve, decoding)
     model = [
-        work_need(spec, demand, pool.performance, load.busy),
-        *queue_needs(spec, demand, pool.performance, load.busy),
+        reserved_need(
+            work_need(spec, demand, pool.performance, load.busy),
+            least=work_need(spec, demand, pool.performance, planned.busy),
+            lent=lent,
+            lent_now=_lent(spec, demand, reserve, serving),
+            present=own.count,
+        ),
+        *queue_needs(spec, demand, pool.performance, planned.busy),
     ]
     corrections = [
         *own.latency_needs(_ttft(spec, demand, pool.performance), model),
@@ -152,6 +158,7 @@ def _size_prefill(spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ..
     inputs = (
         *load.inputs(),
         ("busyReplicas", load.busy),
+        ("lentReplicas", lent),
         *_cache_inputs(demand),
         *_queue_inputs(demand),
         *own.inputs(),
@@ -160,11 +167,28 @@ def _size_prefill(spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ..
     return _largest(pool, [*model, *corrections], inputs)
 
 
+def _lent(spec: ClusterSpec, demand: Demand, arrivals: Arrivals, decoding: int) -> float:
+    """Prefill replicas whose work `decoding` decode replicas can do beside the tokens of these arrivals."""
+    prefill, decode = (
+        _Load.of(spec, demand, spec.pool(name).performance, arrivals)
+        for name in (PoolName.PREFILL, PoolName.DECODE)
+    )
+    time = lendable(
+        decode.performance,
+        replicas=decoding,
+        itl_seconds=spec.slo.itl_seconds,
+        tokens_per_second=arrivals.requests * demand.output_tokens,
+        context=decode.context,
+    )
+    # Prompts take another time on decode replicas when their hardware differs.
+    return time * prefill.busy / decode.busy if decode.busy > 0 else time
+
+
 def _size_decode(spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...]) -> Wanted:
     pool = spec.pool(PoolName.DECODE)
     if pool.max_replicas == 0:
         return _switched_off(pool)
-    load = _Load.of(spec, demand, pool.performance, _planned(spec, demand))
+    load = _Load.of(spec, demand, pool.performance, demand.planned.plus(demand.headroom))
     own = OwnReplicas.of(pool.name, replicas, demand)
     model = [
         concurrency_need(spec, load.sequences, load.batch),
@@ -187,13 +211,15 @@ def _size_mixed(spec: ClusterSpec, demand: Demand, base: tuple[int, int]) -> Wan
     """Beside base pools of `base` replicas (prefill, decode), for the largest burst that is likely from here."""
     pool = spec.pool(PoolName.MIXED)
     growth = 1.0 + surge(demand)
-    burst = demand.arrivals.scaled(growth, growth)
+    # Where arrivals jump faster than replicas boot, their last seconds say nothing about the next ones.
+    now = demand.arrivals if demand.rule is Rule.PEAK else demand.planned
+    burst = now.scaled(growth, growth)
     load, prefill, decode = (
         _Load.of(spec, demand, spec.pool(name).performance, burst)
         for name in (PoolName.MIXED, PoolName.PREFILL, PoolName.DECODE)
     )
     # For the seconds of a burst the base pools may run full: only what exceeds them counts.
-    prompts = max(0.0, prefill.busy - base[0])
+    prompts = max(0.0, prefill.busy - base[0] - _lent(spec, demand, burst, base[1]))
     sequences = max(0.0, decode.sequences - base[1] * decode.batch)
     # Prompts take another time on mixed replicas when their hardware differs.
     pace = load.busy / prefill.busy if prefill.busy > 0 else 1.0
@@ -230,7 +256,7 @@ def _size_mixed(spec: ClusterSpec, demand: Demand, base: tuple[int, int]) -> Wan
 def _size_alone(spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...]) -> Wanted:
     """The mixed pool of a cluster without base pools: both phases share the time of each replica."""
     pool = spec.pool(PoolName.MIXED)
-    load = _Load.of(spec, demand, pool.performance, _planned(spec, demand))
+    load = _Load.of(spec, demand, pool.performance, demand.planned.plus(demand.headroom))
     own = OwnReplicas.of(pool.name, replicas, demand)
     prompts = work_need(spec, demand, pool.performance, load.busy)
     tokens = concurrency_need(spec, load.sequences, load.batch)
@@ -274,8 +300,11 @@ def _switched_off(pool: PoolSpec) -> Wanted:
 
 
 def _ttft(spec: ClusterSpec, demand: Demand, performance: PerformanceModel) -> Latency:
+    """Measured over a window: while no prompt is late any more, it tells of a queue that is gone."""
     alone = performance.prefill.seconds(demand.uncached_prompt_tokens)
-    return Latency("TTFT", demand.ttft_seconds, spec.slo.ttft_seconds, alone)
+    over = not isinstance(demand.queue, Missing) and not is_late(spec, demand.queue)
+    measured = Missing("QueueGone", "no prompt waits long now") if over else demand.ttft_seconds
+    return Latency("TTFT", measured, spec.slo.ttft_seconds, alone)
 
 
 def _itl(spec: ClusterSpec, demand: Demand, load: _Load) -> Latency:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
 
-from inferencecluster.api.scaling import DOWN_WINDOW_SECONDS
+from inferencecluster.core.demand import HOLD_BOOTS
 from inferencecluster.planner.designs import Design, Sizes
 from inferencecluster.planner.search import Fitted
 from inferencecluster.planner.traffic import Traffic
-
-HOLD_SECONDS: Final = float(DOWN_WINDOW_SECONDS)
-"""A pool keeps the largest size of the last five minutes: the default of `spec.scaling.behavior.scaleDown`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +28,7 @@ class Cost:
     static: Bill
     """Every pool at its peak all the time."""
     autoscaled: Bill
-    """Every pool at the largest size that it needs between five minutes ago and one boot from now: what an autoscaler
+    """Every pool at the largest size that it needs between one and a half boots ago and one boot from now: what an autoscaler
     that is never surprised pays. A forecast that errs costs more, or misses the SLO; the simulator shows that."""
 
     @property
@@ -44,7 +40,7 @@ class Cost:
 def charge(fitted: Fitted, traffic: Traffic, *, boot_seconds: float) -> Cost:
     """Both bills; boots are charged from the creation of a replica."""
     windows = len(fitted.sizes)
-    back = math.ceil(HOLD_SECONDS / traffic.window_seconds)
+    back = math.ceil(HOLD_BOOTS * boot_seconds / traffic.window_seconds)
     ahead = math.ceil(boot_seconds / traffic.window_seconds)
     floor = fitted.quietest
     followed = []

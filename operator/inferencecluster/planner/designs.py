@@ -13,24 +13,18 @@ from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.perfmodel import PerformanceModel
 from inferencecluster.core.profiles import Profile
 from inferencecluster.core.sizing import ROUNDING
-from inferencecluster.planner.capacity import (
-    PROMPT_CHUNK,
-    Target,
-    TokenPhase,
-    batch_limit,
-    mixed_prompt,
-    prefill_prompt,
-)
+from inferencecluster.planner.capacity import PromptTime, Target, TokenPhase, batch_limit, prefill_prompt
 from inferencecluster.planner.catalogue import PricedGpu
-from inferencecluster.planner.queueing import Wait
+from inferencecluster.planner.chunked import MixedPhase, idle_prompt
+from inferencecluster.planner.queueing import Queue, Wait
 from inferencecluster.planner.traffic import Window
 
 EXTRA_DECODES: Final = 3
 """Decode replicas above the fewest that are tried: each may save a prefill replica, because its shorter steps leave TTFT room."""
 
 PREFILL_TARGET: Final = 0.8
-"""Busy share of a prefill replica that no plan exceeds. Requests queue for it one by one: at 80 %, a pool of three lets 6 %
-of them wait longer than four prefills, a pool of six 0.4 % (Erlang C)."""
+"""Busy share of a prefill replica, and share of a mixed one's time with prompts present, that no plan exceeds. Requests queue
+for it one by one: at 80 %, a pool of three lets 6 % of them wait longer than four prefills, a pool of six 0.4 % (Erlang C)."""
 DECODE_TARGET: Final = 0.85
 """Share of the batches within the ITL that no plan exceeds. Decode does not queue, it slows down: 15 % is twice the standard
 deviation of 180 sequences in flight, about one replica's batch."""
@@ -142,34 +136,33 @@ class Mixed:
 
     def attainment(self, window: Window, target: Target, sizes: Sizes) -> Attainment:
         """Prompts wait for a free replica, then share its iterations with its batch."""
-        performance = self.shape.performance
         (replicas,) = sizes
-        rate = window.rate / replicas
-        prompt = mixed_prompt(performance)
-        phase = TokenPhase.of(performance, window, rate=rate, prompt_share=rate * prompt.mean(window))
+        phase = self._phase(window, target, replicas)
         if phase is None:
             return NOTHING_IN_TIME
-        own = mixed_prompt(performance, step_seconds=phase.step_seconds)
-        # A step is under way when a request arrives: half of it is left on average.
-        seconds = target.ttft_seconds - phase.step_seconds / 2
-        ttft = own.in_time(window, wait=own.wait(window, servers=replicas), seconds=seconds)
-        admitted = phase.within(batch_limit(performance, window), replicas=replicas)
-        noise = rate * prompt.mean_squared(window)
-        itl = phase.meets_itl(window, target.itl_seconds, replicas=replicas, prompt_noise=noise)
-        return Attainment(ttft * admitted, itl)
+        admitted = phase.tokens.within(batch_limit(self.shape.performance, window), replicas=replicas)
+        return Attainment(
+            phase.meets_ttft(window, target, replicas=replicas) * admitted,
+            phase.meets_itl(window, target, replicas=replicas),
+        )
 
     def unloaded(self, window: Window, target: Target) -> Attainment:
         """Every request alone on its replica."""
         performance = self.shape.performance
-        own = mixed_prompt(performance, step_seconds=performance.decode.base_seconds)
+        own = idle_prompt(performance, itl_seconds=target.itl_seconds)
         ttft = own.in_time(window, wait=NO_WAIT, seconds=target.ttft_seconds)
         return Attainment(ttft, _alone(performance, window, target))
 
     def least(self, window: Window, target: Target) -> Sizes:
-        """Both phases share the time of each replica."""
-        performance = self.shape.performance
-        decoding = _full_batches(performance, window, target)
-        return (_at_least_one(_busy(performance, window) / PREFILL_TARGET + decoding / DECODE_TARGET),)
+        """Prompts queue for these replicas as they do for prefill ones, and what decodes there has to fit."""
+        decoding = _full_batches(self.shape.performance, window, target)
+
+        def holds(replicas: int) -> bool:
+            phase = self._phase(window, target, replicas)
+            return phase is not None and phase.busy <= PREFILL_TARGET
+
+        found = _fewest(_at_least_one(decoding / DECODE_TARGET), holds)
+        return (MAX_REPLICAS if found is None else found,)
 
     def smallest(self, window: Window, target: Target, *, share: float) -> Sizes | None:
         """By bisection: more replicas never serve fewer in time."""
@@ -178,17 +171,21 @@ class Mixed:
         return None if found is None else (found,)
 
     def pressure(self, window: Window, target: Target, sizes: Sizes) -> str:
-        """How far prompts slow down the tokens of everybody else."""
-        performance = self.shape.performance
-        rate = window.rate / sizes[0]
-        share = rate * mixed_prompt(performance).mean(window)
-        phase = TokenPhase.of(performance, window, rate=rate, prompt_share=share)
+        """How far prompts slow down the tokens of everybody else, and tokens the prompts."""
+        phase = self._phase(window, target, sizes[0])
         if phase is None:
             return "overloaded"
-        longest = mixed_prompt(performance).seconds(min(_ninth_decile(window), PROMPT_CHUNK))
+        longest = _ninth_decile(window)
         return (
-            f"prompts take {share:.0%} of each replica and stretch a token from {_ms(phase.step_seconds)} to "
-            f"{_ms(phase.seconds_per_token)} of {_ms(target.itl_seconds)} allowed; each long prompt stops all streams of its replica for {_ms(longest)}"
+            f"prompts are in the iterations {phase.busy:.0%} of the time and stretch a token from {_ms(phase.tokens.step_seconds)} to "
+            f"{_ms(phase.filled_seconds)} meanwhile, {_ms(phase.tokens.seconds_per_token)} on average of {_ms(target.itl_seconds)} allowed; "
+            f"a long prompt takes {_ms(phase.own.seconds(longest))} in chunks of {phase.own.chunk_tokens:.0f} tokens"
+        )
+
+    def _phase(self, window: Window, target: Target, replicas: int) -> MixedPhase | None:
+        """Of each replica."""
+        return MixedPhase.of(
+            self.shape.performance, window, rate=window.rate / replicas, itl_seconds=target.itl_seconds
         )
 
 
@@ -216,7 +213,7 @@ class Disaggregated:
         phase = TokenPhase.of(performance, window, rate=window.rate / decodes)
         if phase is None:
             return NOTHING_IN_TIME
-        wait = prefill_prompt(self.prefill.performance).wait(window, servers=prefills)
+        wait = _wait(prefill_prompt(self.prefill.performance), window, prefills)
         # The first token reaches the client with the decode engine's next step: half a step away on average.
         ttft = self._in_time(window, wait=wait, seconds=target.ttft_seconds - phase.step_seconds / 2)
         admitted = phase.within(batch_limit(performance, window), replicas=decodes)
@@ -285,6 +282,11 @@ class Disaggregated:
         return prompt.in_time(window, wait=wait, seconds=seconds, per_token=self.transfer_seconds_per_token)
 
 
+def _wait(prompt: PromptTime, window: Window, replicas: int) -> Wait:
+    """How long prompts queue for `replicas`."""
+    return Queue(replicas, window.rate, prompt.mean(window), prompt.mean_squared(window)).wait()
+
+
 def _fewest(least: int, holds: Callable[[int], bool]) -> int | None:
     """The smallest count from `least` to `MAX_REPLICAS` for which `holds`, which stays true once it is."""
     low, high = least - 1, least
@@ -325,10 +327,11 @@ def _busy(performance: PerformanceModel, window: Window) -> float:
 
 
 def _full_batches(performance: PerformanceModel, window: Window, target: Target) -> float:
-    """Replicas that the sequences in flight fill when every token takes the ITL."""
+    """Replicas that the sequences in flight fill when each decodes a whole batch: what fits the ITL, the memory and the engine."""
     itl = max(target.itl_seconds, performance.decode.step_seconds(1.0, window.context))
-    batch = performance.max_batch(itl_seconds=itl, mean_context_tokens=window.context)
-    return window.rate * window.steps * itl / max(1.0, batch)
+    batch = max(1.0, performance.max_batch(itl_seconds=itl, mean_context_tokens=window.context))
+    pace = performance.decode.step_seconds(batch, batch * window.context)
+    return window.rate * window.steps * pace / batch
 
 
 def _at_least_one(replicas: float) -> int:

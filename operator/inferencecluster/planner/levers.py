@@ -17,11 +17,10 @@ from inferencecluster.planner.capacity import (
     TokenPhase,
     batch_limit,
     highest_rate_decode,
-    highest_rate_mixed,
     highest_rate_prefill,
-    mixed_prompt,
     prefill_prompt,
 )
+from inferencecluster.planner.chunked import MixedPhase, highest_rate_mixed
 from inferencecluster.planner.roofline import Machine, Precision, kv_bytes, recast
 from inferencecluster.planner.traffic import Window
 from inferencecluster.render.trtllm.keys import SECTIONS, TOP_LEVEL
@@ -229,10 +228,12 @@ class _Climb:
     def _mixed(self) -> _Load:
         """Whole requests, as many as the mean time per token allows."""
         window, performance = self.around.window, self.performance
-        rate = highest_rate_mixed(performance, window, self.around.itl_seconds)
-        share = rate * mixed_prompt(performance).mean(window)
-        phase = TokenPhase.of(performance, window, rate=rate, prompt_share=share)
-        return _Load(rate, phase.batch, phase.seconds_per_token) if phase and rate > 0 else NO_LOAD
+        itl = self.around.itl_seconds
+        rate = highest_rate_mixed(performance, window, itl)
+        phase = MixedPhase.of(performance, window, rate=rate, itl_seconds=itl)
+        if phase is None or rate <= 0:
+            return NO_LOAD
+        return _Load(rate, phase.tokens.batch, phase.tokens.seconds_per_token)
 
     def _disaggregated(self) -> _Load:
         """For each decode replica, as much of a prefill replica as it needs; both count as GPUs."""

@@ -11,6 +11,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
+
+MILLS_LIMIT: Final = 25.0
+"""Deviations beyond which a normal tail nears the smallest float and its asymptotic series is exact to seven digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +80,41 @@ def normal_below(value: float, *, mean: float, deviation: float) -> float:
     if deviation <= 0:
         return 1.0 if mean <= value else 0.0
     return 0.5 * math.erfc((mean - value) / (deviation * math.sqrt(2.0)))
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a queue's server has before it, in heavy traffic: Brownian motion with drift load - 1, reflected at 0."""
+
+    drift: float
+    """1 - load, above 0: seconds of work that disappear per second."""
+    variance: float
+    """Of the work that arrives, per second: rate * E[S**2], above 0."""
+
+    def idle_at_least(self, level: float, *, seconds: float, noise: float = 0.0) -> float:
+        """Probability that the server is idle for `level` of the next `seconds`, whatever work there is now.
+
+        Idle time is the highest point of a walk with this drift d and variance v per second (an inverse Gaussian first
+        passage), less the work at the start, which is exponential with mean v / (2 * d). With e = 2 * d / v, M Mills' ratio,
+        D the variance of the walk and of `noise`, a normal error of the level, and y = (d*t - level) / sqrt(D):
+
+            Phi(y) + phi(y) * (e * sqrt(D) - (1 + e * x) * M(x / sqrt(D)))        x = level - d*t + e*D
+        """
+        if level <= 0:
+            return 1.0
+        variance = self.variance * seconds + noise * noise
+        deviation = math.sqrt(variance)
+        short = level - self.drift * seconds
+        decay = 2.0 * self.drift / self.variance
+        above = short + decay * variance
+        density = math.exp(-short * short / (2.0 * variance)) / math.sqrt(2.0 * math.pi)
+        boundary = density * (decay * deviation - (1.0 + decay * above) * _mills_ratio(above / deviation))
+        return min(1.0, max(0.0, normal_below(-short, mean=0.0, deviation=deviation) + boundary))
+
+
+def _mills_ratio(value: float) -> float:
+    """Tail over density of a normal variable; `value` above 0."""
+    if value > MILLS_LIMIT:
+        return (1.0 - 1.0 / value**2 + 3.0 / value**4) / value
+    tail = 0.5 * math.erfc(value / math.sqrt(2.0))
+    return tail * math.sqrt(2.0 * math.pi) * math.exp(value * value / 2.0)

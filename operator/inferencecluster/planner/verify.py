@@ -62,10 +62,14 @@ class SimulatorVerifier:
     def verify(self, option: Option, manifest: Mapping[str, Any], target: Target) -> Verified:
         """Two runs over the same requests."""
         spec = _spec_of(manifest)
-        hardware = {name: Hardware.of_profile(shape.profile, name) for name, shape in option.design.pools}
+        itl = target.itl_seconds
+        hardware = {
+            name: Hardware.of_profile(shape.profile, name, itl_seconds=itl)
+            for name, shape in option.design.pools
+        }
         if PoolName.MIXED not in hardware:
             _, decode = option.design.pools[-1]
-            hardware[PoolName.MIXED] = Hardware.of_profile(decode.profile, PoolName.MIXED)
+            hardware[PoolName.MIXED] = Hardware.of_profile(decode.profile, PoolName.MIXED, itl_seconds=itl)
         static = self._run(option, Scenario(_at_peak(spec, option), hardware), target)
         followed = self._run(option, Scenario(spec, hardware, initial=_initial(option)), target)
         return Verified(

@@ -37,6 +37,11 @@ class PoolContext:
     platform: Platform
 
     @property
+    def itl_seconds(self) -> float:
+        """The cluster's target for the time between two tokens."""
+        return self.cluster.spec.slo.itl_milliseconds / 1000
+
+    @property
     def performance(self) -> PerformanceModel:
         """Speed and capacity of one replica of the pool."""
         return self.shape.performance

@@ -8,12 +8,9 @@ from typing import Final
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.perfmodel import PerformanceModel, PrefillModel
 from inferencecluster.core.profiles import Profile
+from inferencecluster.core.token_budget import PREFILL_TOKENS, iteration_tokens
 from inferencecluster.simulator.step_times import LinearTimes, StepTimes
 
-PREFILL_TOKENS: Final = 8192
-"""Prompt tokens of one iteration: TensorRT-LLM's default, and what this product's prefill engines are given."""
-DECODE_PROMPT_TOKENS: Final = 1024
-"""Room for prompts beside a full batch of a decode engine, as this product configures it."""
 POWER_CAP_EXPONENT: Final = 0.7356
 """Prompts take 1.3 times as long under a cap of 70 % and token phases as long as before, at every size (splitwise-sim's
 measured table, `h100-80gb-pcap` against `h100-80gb`): 0.7 ** -0.7356 = 1.3."""
@@ -58,21 +55,15 @@ class Hardware:
     """Measured at the power that is allowed; they come in place of the speed, not of the limits, of `performance`."""
 
     @classmethod
-    def of_profile(cls, profile: Profile, pool: PoolName) -> Hardware:
-        """The built-in profile, configured as this product configures engines of that pool."""
+    def of_profile(cls, profile: Profile, pool: PoolName, *, itl_seconds: float) -> Hardware:
+        """The built-in profile, configured as this product configures engines of that pool for that ITL target."""
         facts = GPU_FACTS[profile.gpu.name]
-        batch = profile.performance.max_batch_size
-        budgets = {
-            PoolName.PREFILL: max(PREFILL_TOKENS, batch),
-            PoolName.DECODE: batch + DECODE_PROMPT_TOKENS,
-            PoolName.MIXED: batch + PREFILL_TOKENS,
-        }
         return cls(
             name=profile.name,
             performance=profile.performance,
             kv_bytes_per_token=float(profile.kv_bytes_per_token),
             link_bytes_per_second=profile.gpu.link_bytes_per_second * profile.tensor_parallel,
-            max_num_tokens=budgets[pool],
+            max_num_tokens=iteration_tokens(pool, profile.performance, itl_seconds=itl_seconds),
             dollars_per_gpu_hour=facts.dollars_per_hour,
             watts_per_gpu=facts.watts,
         )

@@ -9,19 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, assert_never
+from typing import Any, Final
 
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.profiles import KV_MEMORY_FRACTION
 from inferencecluster.render.trtllm.versions import EngineVersion, Span
 
-TOKENS_PER_BLOCK: Final = 32
-"""TensorRT-LLM's KV block; token limits are multiples of it."""
-PREFILL_TOKENS: Final = 8192
-"""Prompt tokens of one iteration: TensorRT-LLM's own default, where prefill is compute bound on every profiled GPU."""
-DECODE_PROMPT_TOKENS: Final = 1024
-"""Room for prompt chunks beside a full decode batch. NVIDIA's decode recipes leave none; a borrowed decode replica
-would then prefill the prompt of its mixed work token by token."""
 TRANSFER_BUFFER_TOKENS: Final = 8192
 """Tokens of the preallocated transfer buffer, as in NVIDIA's recipes; longer prompts are transferred in pieces."""
 POSTPROCESS_WORKERS: Final = 4
@@ -46,6 +39,8 @@ class EngineShape:
     pipeline: int
     max_batch_size: int
     """Of the pool's performance model; the router admits as many sequences."""
+    max_num_tokens: int
+    """Tokens of one iteration (`core.token_budget`)."""
     transfer_backend: str
     transfer_timeout_seconds: int
 
@@ -61,7 +56,7 @@ def profile(shape: EngineShape) -> MappingProxyType[str, Any]:
         "tensor_parallel_size": shape.tensor,
         "pipeline_parallel_size": shape.pipeline,
         "max_batch_size": shape.max_batch_size,
-        "max_num_tokens": _token_limit(shape),
+        "max_num_tokens": shape.max_num_tokens,
         "disable_overlap_scheduler": sends_cache,
         # Prefill steps have varying shapes, which graphs do not fit; capturing them would only delay the boot.
         "cuda_graph_config": graphs,
@@ -85,17 +80,3 @@ def profile(shape: EngineShape) -> MappingProxyType[str, Any]:
     if shape.pool is not PoolName.PREFILL:
         settings["num_postprocess_workers"] = POSTPROCESS_WORKERS
     return MappingProxyType(settings)
-
-
-def _token_limit(shape: EngineShape) -> int:
-    """`max_num_tokens`, a multiple of the KV block and never below the batch."""
-    match shape.pool:
-        case PoolName.PREFILL:
-            wanted = max(PREFILL_TOKENS, shape.max_batch_size)
-        case PoolName.DECODE:
-            wanted = shape.max_batch_size + DECODE_PROMPT_TOKENS
-        case PoolName.MIXED:
-            wanted = shape.max_batch_size + PREFILL_TOKENS
-        case _:
-            assert_never(shape.pool)
-    return -(-wanted // TOKENS_PER_BLOCK) * TOKENS_PER_BLOCK

@@ -8,6 +8,7 @@ from inferencecluster.api.engine import Backend, Engine
 from inferencecluster.api.translate import engine_version
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.missing import Missing
+from inferencecluster.core.token_budget import iteration_tokens
 from inferencecluster.render.context import PoolContext
 from inferencecluster.render.trtllm.profiles import EngineShape
 from inferencecluster.render.trtllm.versions import (
@@ -50,6 +51,9 @@ def engine_shape(context: PoolContext) -> EngineShape:
         tensor=pool.tensor_parallelism,
         pipeline=pool.pipeline_stages,
         max_batch_size=context.performance.max_batch_size,
+        max_num_tokens=iteration_tokens(
+            context.tuned_for, context.performance, itl_seconds=context.itl_seconds
+        ),
         transfer_backend=engine.kv_transfer.backend.value,
         transfer_timeout_seconds=engine.kv_transfer.timeout_seconds,
     )

@@ -1,0 +1,38 @@
+"""What decode and mixed replicas have left for prompts beside the tokens that they make.
+
+Their iterations take as long as the ITL target allows while prompts wait (`token_budget`): `a` of it is the pass over the
+weights, every decoding sequence takes `b + c * context`, and prompts get the rest. Of `n` replicas that make `rate` tokens/s
+together, prompts have
+
+    n * (1 - a / ITL) - rate * (b + c * context)
+
+replicas' worth of time. A reserve for bursts of prompts needs to be held only as far as decode replicas could not lend that.
+"""
+
+from __future__ import annotations
+
+from inferencecluster.core.perfmodel import PerformanceModel
+
+
+def prompt_share(performance: PerformanceModel, *, itl_seconds: float) -> float:
+    """Share of its time that a replica without sequences has for prompts inside the ITL; 0 where a step alone exceeds it."""
+    return max(0.0, 1.0 - performance.decode.base_seconds / itl_seconds)
+
+
+def sequence_work(performance: PerformanceModel, *, tokens_per_second: float, context: float) -> float:
+    """Replicas' worth of time that this many output tokens per second take beside the passes over the weights."""
+    decode = performance.decode
+    return tokens_per_second * (decode.per_sequence_seconds + decode.per_context_token_seconds * context)
+
+
+def lendable(
+    performance: PerformanceModel,
+    *,
+    replicas: float,
+    itl_seconds: float,
+    tokens_per_second: float,
+    context: float,
+) -> float:
+    """Replicas' worth of time that `replicas` of them can give to prompts of others."""
+    spare = replicas * prompt_share(performance, itl_seconds=itl_seconds)
+    return max(0.0, spare - sequence_work(performance, tokens_per_second=tokens_per_second, context=context))

@@ -1,0 +1,48 @@
+"""Tokens that one iteration of an engine may hold: TensorRT-LLM's `max_num_tokens`, by pool.
+
+An iteration makes one step of every decoding sequence and fills what is left with prompt chunks. On a prefill replica it
+holds as many as compute keeps busy with. On decode and mixed replicas somebody waits for the next token meanwhile: there it
+holds as many prompt tokens as fit the ITL target, so that a borrowed or mixed replica answers its streams in time and only
+the prompts, which are many, take longer (chunked prefill: Sarathi-Serve, arXiv 2403.02310).
+
+Simulated on the Azure conversation trace (24 mixed replicas, Llama-3.1-70B-FP8 on pairs of H200, ITL 40 ms): at 22 times the
+trace's load 99.9 % of requests are inside the SLO with 384 tokens, and 98.9 % with 8,448; the code trace at 8 times 97 and 89 %.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.perfmodel import PerformanceModel
+
+PREFILL_TOKENS: Final = 8192
+"""Prompt tokens of one iteration: TensorRT-LLM's own default, where prefill is compute bound on every profiled GPU."""
+TILE_TOKENS: Final = 128
+"""Rows of a matrix tile on every profiled GPU: less than a tile costs as much as one. A multiple of the KV block (32), and
+coarse enough that a small change of the ITL target does not change the configuration of running engines."""
+LEAST_PROMPT_TOKENS: Final = 32
+"""One KV block beside a full batch, or prompts would never begin there."""
+
+
+def iteration_tokens(pool: PoolName, performance: PerformanceModel, *, itl_seconds: float) -> int:
+    """`max_num_tokens` of the pool's engines, decoding sequences included; a multiple of `LEAST_PROMPT_TOKENS`.
+
+    Every token is counted as one of a prompt of `PREFILL_TOKENS`, which is as long as prompts usually get: a decoding
+    sequence costs about as much (its context), so the same number is right for any batch.
+    """
+    least = _blocks(performance.max_batch_size + LEAST_PROMPT_TOKENS)
+    most = _blocks(performance.max_batch_size + PREFILL_TOKENS)
+    if pool is PoolName.PREFILL:
+        return _blocks(max(PREFILL_TOKENS, performance.max_batch_size))
+    prefill = performance.prefill
+    per_token = prefill.per_token_seconds + prefill.per_token_squared_seconds * PREFILL_TOKENS
+    left = max(0.0, itl_seconds - performance.decode.base_seconds)
+    if left >= most * per_token:
+        return most
+    return max(least, int(left / per_token) // TILE_TOKENS * TILE_TOKENS)
+
+
+def _blocks(tokens: int) -> int:
+    """Rounded up to whole KV blocks."""
+    return -(-tokens // LEAST_PROMPT_TOKENS) * LEAST_PROMPT_TOKENS

@@ -1,0 +1,70 @@
+"""Tokens of one iteration: prompts in pieces that leave decoding sequences inside their ITL."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.perfmodel import DecodeModel, PerformanceModel, PrefillModel
+from inferencecluster.core.profiles import PROFILES, profile
+from inferencecluster.core.token_budget import LEAST_PROMPT_TOKENS, PREFILL_TOKENS, iteration_tokens
+
+P, D, M = PoolName
+H200 = profile("llama-3.1-70b-fp8/h200-tp2").performance
+A100 = profile("llama-3.1-70b-bf16/a100-tp4").performance
+
+
+@pytest.mark.parametrize(
+    ("performance", "pool", "itl", "tokens"),
+    [
+        pytest.param(H200, P, 0.040, 8192, id="nobody decodes on a prefill replica"),
+        # (40 - 12.34) ms / (0.06117 + 8192 * 8.92e-7) ms = 404
+        pytest.param(H200, D, 0.040, 384, id="as many as fit, in whole tiles"),
+        pytest.param(H200, M, 0.040, 384, id="mixed as decode"),
+        pytest.param(H200, D, 0.041, 384, id="another millisecond changes no configuration"),
+        pytest.param(H200, D, 0.050, 512, id="a longer ITL allows more"),
+        pytest.param(H200, D, 10.0, 8192 + 256, id="never more than prefill beside a whole batch"),
+        pytest.param(A100, D, 0.030, 256 + 32, id="hardly any fit: a block beside a whole batch"),
+        pytest.param(A100, D, 0.010, 256 + 32, id="a target that a step alone misses"),
+    ],
+)
+def test_tokens_of_an_iteration(
+    performance: PerformanceModel, pool: PoolName, itl: float, tokens: int
+) -> None:
+    assert iteration_tokens(pool, performance, itl_seconds=itl) == tokens
+
+
+@given(
+    st.sampled_from(PoolName),
+    st.sampled_from([known.performance for known in PROFILES.values()]),
+    st.floats(0.001, 1.0),
+    st.floats(0.0, 1.0),
+)
+def test_a_looser_target_never_allows_fewer_tokens_and_a_batch_always_fits(
+    pool: PoolName, performance: PerformanceModel, itl: float, more: float
+) -> None:
+    tokens = iteration_tokens(pool, performance, itl_seconds=itl)
+    assert tokens % LEAST_PROMPT_TOKENS == 0
+    assert tokens >= performance.max_batch_size
+    assert tokens <= iteration_tokens(pool, performance, itl_seconds=itl + more)
+
+
+@given(st.integers(0, 256), st.floats(0.020, 0.2), st.integers(0, PREFILL_TOKENS))
+def test_an_iteration_over_any_batch_and_any_piece_of_a_usual_prompt_takes_no_longer_than_the_target(
+    batch: int, itl: float, done: int
+) -> None:
+    """As the simulator times iterations, with short contexts and the mean cost of a prompt's tokens."""
+    tokens = iteration_tokens(D, H200, itl_seconds=itl)
+    if tokens == H200.max_batch_size + LEAST_PROMPT_TOKENS:
+        return
+    prompt = min(tokens - min(batch, tokens), PREFILL_TOKENS - done)
+    model = H200.prefill
+    mean = model.per_token_seconds + model.per_token_squared_seconds * PREFILL_TOKENS
+    assert H200.decode.step_seconds(batch, 0) + prompt * mean <= itl + 1e-9
+
+
+def test_prompts_that_cost_nothing_are_not_limited() -> None:
+    free = PerformanceModel(PrefillModel(0.0, 0.0, 0.0), DecodeModel(0.01, 0.0, 0.0), 10**6, 64)
+    assert iteration_tokens(D, free, itl_seconds=0.02) == 64 + PREFILL_TOKENS
