@@ -14,11 +14,6 @@ from __future__ import annotations
 from inferencecluster.core.perfmodel import PerformanceModel
 
 
-def prompt_share(performance: PerformanceModel, *, itl_seconds: float) -> float:
-    """Share of its time that a replica without sequences has for prompts inside the ITL; 0 where a step alone exceeds it."""
-    return max(0.0, 1.0 - performance.decode.base_seconds / itl_seconds)
-
-
 def sequence_work(performance: PerformanceModel, *, tokens_per_second: float, context: float) -> float:
     """Replicas' worth of time that this many output tokens per second take beside the passes over the weights."""
     decode = performance.decode
@@ -33,6 +28,6 @@ def lendable(
     tokens_per_second: float,
     context: float,
 ) -> float:
-    """Replicas' worth of time that `replicas` of them can give to prompts of others."""
-    spare = replicas * prompt_share(performance, itl_seconds=itl_seconds)
+    """Replicas' worth of time that `replicas` of them can give to prompts of others; 0 where a step alone exceeds the ITL."""
+    spare = replicas * max(0.0, 1.0 - performance.decode.base_seconds / itl_seconds)
     return max(0.0, spare - sequence_work(performance, tokens_per_second=tokens_per_second, context=context))

@@ -46,6 +46,7 @@ from inferencecluster.core.needs import (
 from inferencecluster.core.perfmodel import PerformanceModel
 from inferencecluster.core.prefixes import uncached
 from inferencecluster.core.spec import ClusterSpec, PoolSpec
+from inferencecluster.core.token_budget import prompt_share
 
 POOL_OFF: Final = "PoolOff"
 ROUNDING: Final = 1e-9
@@ -262,7 +263,7 @@ def _size_alone(spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...]
     tokens = concurrency_need(spec, load.sequences, load.batch)
     message = f"{prompts.message}; {tokens.message}"
     model = [
-        Need(prompts.replicas + tokens.replicas, "WholeRequests", message),
+        Need(_whole(spec, load, prompts.replicas, tokens.replicas), "WholeRequests", message),
         *queue_needs(spec, demand, pool.performance, load.busy + load.sequences / load.batch),
         *resident_needs(demand, pool.performance, load.batch),
     ]
@@ -284,6 +285,24 @@ def _size_alone(spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...]
         *_measured("itlSeconds", demand.itl_seconds),
     )
     return _largest(pool, [*model, *corrections], inputs)
+
+
+def _whole(spec: ClusterSpec, load: _Load, prompts: float, tokens: float) -> float:
+    """Mixed replicas for what would be so many prefill and so many decode replicas.
+
+    An iteration serves both: it passes over the weights once, makes a token for every sequence and takes a piece of a prompt.
+    So the passes are paid for as long as prompts are computed, and sequences add only what each takes beside them.
+    """
+    slope = load.performance.decode.per_sequence_seconds
+    slope += load.performance.decode.per_context_token_seconds * load.context
+    sequences = (
+        tokens
+        * load.batch
+        * slope
+        / load.performance.decode.step_seconds(load.batch, load.batch * load.context)
+    )
+    share = prompt_share(load.performance, itl_seconds=spec.slo.itl_seconds)
+    return max(tokens, (prompts + sequences) / share)
 
 
 def _largest(pool: PoolSpec, needs: list[Need], inputs: tuple[tuple[str, float], ...]) -> Wanted:

@@ -35,12 +35,27 @@ def iteration_tokens(pool: PoolName, performance: PerformanceModel, *, itl_secon
     most = _blocks(performance.max_batch_size + PREFILL_TOKENS)
     if pool is PoolName.PREFILL:
         return _blocks(max(PREFILL_TOKENS, performance.max_batch_size))
-    prefill = performance.prefill
-    per_token = prefill.per_token_seconds + prefill.per_token_squared_seconds * PREFILL_TOKENS
+    per_token = _token_seconds(performance)
     left = max(0.0, itl_seconds - performance.decode.base_seconds)
     if left >= most * per_token:
         return most
     return max(least, int(left / per_token) // TILE_TOKENS * TILE_TOKENS)
+
+
+def prompt_share(performance: PerformanceModel, *, itl_seconds: float) -> float:
+    """Share of its time that a mixed replica without sequences gives to prompts while some wait.
+
+    The rest is the pass over the weights that every iteration makes: prompts in short pieces pay for it often.
+    """
+    tokens = iteration_tokens(PoolName.MIXED, performance, itl_seconds=itl_seconds)
+    prompts = tokens * _token_seconds(performance)
+    return prompts / (performance.decode.base_seconds + prompts) if prompts > 0 else 1.0
+
+
+def _token_seconds(performance: PerformanceModel) -> float:
+    """Of one prompt token, on average over a prompt of `PREFILL_TOKENS`."""
+    prefill = performance.prefill
+    return prefill.per_token_seconds + prefill.per_token_squared_seconds * PREFILL_TOKENS
 
 
 def _blocks(tokens: int) -> int:
