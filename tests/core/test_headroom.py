@@ -136,6 +136,7 @@ def test_outcomes_tell_how_far_arrivals_exceeded_the_plan() -> None:
     [
         pytest.param(1.0, 121.0, 15.0, id="often enough for 240 in an hour"),
         pytest.param(600.0, 720.0, 600.0, id="no more than one per decision"),
+        pytest.param(2.0, 24.0, 3.0, id="eight in a short boot"),
         pytest.param(15.0, 7215.0, 7215 / 240, id="no more than 240 wait for their time"),
     ],
 )

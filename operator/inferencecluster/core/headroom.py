@@ -26,7 +26,7 @@ OUTCOMES: Final = 240
 FIRST_HEADROOM: Final = 0.2
 """Reserve while too few plans have come due, as a share of the plan."""
 FIRST_OUTCOMES: Final = 8
-"""Plans that must have come due before they say how much reserve is needed: two minutes at 15 s each."""
+"""Plans that must have come due before they say how much reserve is needed: as long as a boot, two minutes at most."""
 PROVEN_SECONDS: Final = 600.0
 """How long the average must have been judged: twice the window of the mean (`demand.AVERAGE_SECONDS`). After a single rise it is
 cheap for once, because it lags."""
@@ -97,8 +97,12 @@ class Track:
 
 
 def plan_seconds(interval: float, horizon: float) -> float:
-    """Time between two plans that are remembered; at most about `OUTCOMES` of them wait for their time or were judged."""
-    return max(interval, OUTCOME_SECONDS / OUTCOMES, horizon / OUTCOMES)
+    """Time between two plans that are remembered; at most about `OUTCOMES` of them wait for their time or were judged.
+
+    Where replicas boot in seconds plans follow each other sooner, and are forgotten sooner: a reserve is for what comes faster
+    than a boot, and a minute of it is long there.
+    """
+    return max(interval, min(OUTCOME_SECONDS / OUTCOMES, horizon / FIRST_OUTCOMES), horizon / OUTCOMES)
 
 
 def reserve_of(
