@@ -13,6 +13,24 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 
+SIMULATIONS = (
+    "benches",
+    "planner",
+    "simulator",
+    "test_kill_points.py",
+    "test_decision_machine.py",
+    "test_cli_simulate.py",
+)
+"""Folders and files whose tests repeat the same code thousands of times: under the coverage tracer they take three times as long."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Simulations run by themselves, unmeasured; what they run has tests of its own, which are measured (Makefile)."""
+    for item in items:
+        if any(part in SIMULATIONS for part in item.path.parts):
+            item.add_marker(pytest.mark.simulation)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="rewrite golden files instead of comparing with them"

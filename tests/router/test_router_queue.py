@@ -175,6 +175,7 @@ async def test_above_the_overflow_the_mixed_pool_helps_and_then_the_decode_pool(
             engine.always[CONTEXT] = engine.always[WHOLE] = Behaviour(gate=Never())
         tasks = [asyncio.create_task(router.complete()) for _ in range(4)]
         await held(router, 1)
+        await eventually(lambda: all(engine.seen for engine in router.engines.values()))
         kinds = {name: engine.kinds() for name, engine in router.engines.items()}
         states = {entry["name"]: entry for entry in (await router.state())["replicas"]}
         mixed = (await router.state())["mixed_requests"]
