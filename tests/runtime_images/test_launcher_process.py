@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -108,14 +109,17 @@ async def test_a_stop_cuts_no_stream_answers_latecomers_and_leaves_nothing(
     with launched(tmp_path, variables, decode=SLOW_DECODE) as launcher:
         body = request(max_tokens=150, stream=True)
         async with session.post(f"{launcher.url}/v1/completions", json=body) as response:
-            await response.content.readline()
+            first = (await response.content.readline()).decode().strip().removeprefix("data: ")
             launcher.running.send(signal.SIGTERM)
             launcher.running.find(DRAINING)
             status, _ = await post(session, f"{launcher.url}/v1/completions", request())
             assert status == 200
             launcher.running.find(STOPPING)
             assert await becomes(lambda: refuses(launcher.port))
-            assert len(await stream(response)) == 150
+                *events, last = [first, *await stream(response)]
+        assert last == "[DONE]"
+        # An engine that comes late on a busy machine tells of two tokens in one event.
+        assert sum(len(json.loads(event)["choices"][0]["text"].split()) for event in events) == 150
         assert await launcher.running.exit_code() == 0
         assert [pid for pid in launcher.tree() if is_alive(pid)] == []
 
