@@ -116,7 +116,7 @@ async def test_a_stop_cuts_no_stream_answers_latecomers_and_leaves_nothing(
             assert status == 200
             launcher.running.find(STOPPING)
             assert await becomes(lambda: refuses(launcher.port))
-                *events, last = [first, *await stream(response)]
+            *events, last = [first, *await stream(response)]
         assert last == "[DONE]"
         # An engine that comes late on a busy machine tells of two tokens in one event.
         assert sum(len(json.loads(event)["choices"][0]["text"].split()) for event in events) == 150
