@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from benches.policy.workloads import WARM_UP_SECONDS
+from inferencecluster.api.scaling import DOWN_WINDOW_SECONDS
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.profiles import Profile, profile
 from inferencecluster.core.spec import (
@@ -37,9 +38,8 @@ _LEAST_MAXIMUM: Final = 4
 """Every elastic pool may grow to twice what its busiest moment needs, as a careful administrator bounds it: an autoscaler that
 chases a queue through a boot would otherwise be judged by a bound that nobody sets."""
 _INTERVAL_SECONDS: Final = 15.0
-_SHRINK_WINDOW_SECONDS: Final = 0.0
 _OVERFLOW_TOKENS: Final = 8192
-"""These three are the API's defaults."""
+"""Both are the API's defaults."""
 _DEADLINE_SECONDS: Final = 1800.0
 
 Sizes = tuple[int, int, int]
@@ -78,15 +78,12 @@ def reserved(*, boot_seconds: float, initial: Sizes, seed: int) -> Scenario:
 def with_conversion(scenario: Scenario, *, enabled: bool) -> Scenario:
     """With `spec.scaling.conversion` as told. Enabled: every engine is configured as a mixed one."""
     prefill, decode, mixed = (replace(pool, interchangeable=enabled) for pool in scenario.spec.pools)
-    engines = {name: PoolName.MIXED if enabled else name for name in PoolName}
-    return replace(
-        scenario,
-        spec=replace(scenario.spec, pools=(prefill, decode, mixed)),
-        hardware={
-            name: Hardware.of_profile(default_profile(), engines[name], itl_seconds=SLO.itl_seconds)
-            for name in PoolName
-        },
-    )
+    spec = replace(scenario.spec, pools=(prefill, decode, mixed))
+    engines = {
+        pool.name: Hardware.of_profile(default_profile(), pool.tuned_for, itl_seconds=SLO.itl_seconds)
+        for pool in spec.pools
+    }
+    return replace(scenario, spec=spec, hardware=engines)
 
 
 def fixed(sizes: Sizes, *, seed: int) -> Scenario:
@@ -113,7 +110,7 @@ def _spec(boot_seconds: float, *, minima: Sizes, maxima: Sizes, budget: int) -> 
         slo=SLO,
         pools=(prefill, decode, mixed),
         mode=ScalingMode.AUTOMATIC,
-        behavior=Behavior(_at_once(0.0), _at_once(_SHRINK_WINDOW_SECONDS)),
+        behavior=Behavior(_at_once(0.0), _at_once(float(DOWN_WINDOW_SECONDS))),
         interval_seconds=_INTERVAL_SECONDS,
         boot_seconds=boot_seconds,
         startup_deadline_seconds=_DEADLINE_SECONDS,

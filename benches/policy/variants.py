@@ -97,12 +97,6 @@ def _with_long_iterations(scenario: Scenario) -> Scenario:
     return replace(scenario, hardware=long)
 
 
-def _without_window(scenario: Scenario) -> Scenario:
-    behavior = scenario.spec.behavior
-    down = replace(behavior.scale_down, stabilization_window_seconds=0.0)
-    return replace(scenario, spec=replace(scenario.spec, behavior=replace(behavior, scale_down=down)))
-
-
 def _without_conversion(scenario: Scenario) -> Scenario:
     return with_conversion(scenario, enabled=False)
 
@@ -118,12 +112,8 @@ VARIANTS: Final[Mapping[str, Variant]] = MappingProxyType(
             ),
             Variant(
                 "without-hold",
-                "no stabilisation window and no held peak: sizes follow the forecast down at once",
-                scenario=_without_window,
+                "no held peak: sizes follow the level down at once",
                 replaced={"demand.HOLD_BOOTS": 0.0},
-            ),
-            Variant(
-                "without-window", "no stabilisation window (`behavior.scaleDown`)", scenario=_without_window
             ),
             Variant(
                 "without-average",

@@ -78,7 +78,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     write_json(options.folder / f"results-{options.model}.json", study)
     if options.write_docs:
         write_docs(ROOT / "docs", study)
-    print(tables(study))  # noqa: T201 - the result of the command
+    sys.stdout.write(f"{tables(study)}\n")
 
 
 if __name__ == "__main__":

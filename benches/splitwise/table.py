@@ -83,10 +83,24 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
-class PeerTimes:
-    """As splitwise-sim asks the table; `StepTimes`."""
+class WholePrompts:
+    """The part of `StepTimes` that both tables answer alike."""
 
     prompts: Curve
+
+    def prompt_seconds(self, prompt_tokens: int) -> float:
+        """See `StepTimes`."""
+        return self.prompts.at(prompt_tokens)
+
+    def prefill_seconds(self, chunks: Sequence[Chunk]) -> float:
+        """See `StepTimes`. Prompts are whole."""
+        return self.prompts.at(_tokens(chunks))
+
+
+@dataclass(frozen=True, slots=True)
+class PeerTimes(WholePrompts):
+    """As splitwise-sim asks the table; `StepTimes`."""
+
     tokens: Curve
     context_token_seconds: float = 0.0
 
@@ -102,14 +116,6 @@ class PeerTimes:
         """See `StepTimes`."""
         return self.tokens.at(sequences)
 
-    def prompt_seconds(self, prompt_tokens: int) -> float:
-        """See `StepTimes`."""
-        return self.prompts.at(prompt_tokens)
-
-    def prefill_seconds(self, chunks: Sequence[Chunk]) -> float:
-        """See `StepTimes`. Prompts are whole."""
-        return self.prompts.at(_tokens(chunks))
-
     def mixed_seconds(
         self, chunks: Sequence[Chunk], sequences: int, context_tokens: int
     ) -> tuple[float, float]:
@@ -120,10 +126,9 @@ class PeerTimes:
 
 
 @dataclass(frozen=True, slots=True)
-class HonestTimes:
+class HonestTimes(WholePrompts):
     """As it was measured; `StepTimes`. What is beyond 64 sequences continues the slope from 32 to 64."""
 
-    prompts: Curve
     batches: Curve
     """Seconds of a step by sequences, their contexts taken out."""
     context_token_seconds: float
@@ -155,14 +160,6 @@ class HonestTimes:
     def flat_step_seconds(self, sequences: int) -> float:
         """See `StepTimes`."""
         return self.batches.at(sequences)
-
-    def prompt_seconds(self, prompt_tokens: int) -> float:
-        """See `StepTimes`."""
-        return self.prompts.at(prompt_tokens)
-
-    def prefill_seconds(self, chunks: Sequence[Chunk]) -> float:
-        """See `StepTimes`. Prompts are whole."""
-        return self.prompts.at(_tokens(chunks))
 
     def mixed_seconds(
         self, chunks: Sequence[Chunk], sequences: int, context_tokens: int

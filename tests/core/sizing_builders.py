@@ -128,7 +128,6 @@ def demand(
         prompt_tokens=length,
         output_tokens=output,
         boot_seconds=120.0,
-        hold_seconds=180.0,
         has_history=True,
         queue=queue,
         ttft_seconds=Missing("NothingCompleted"),

@@ -93,7 +93,8 @@ def test_the_budget_and_the_bounds_hold_for_any_wishes_fleets_and_changes_of_the
         assert (memory, targets) == again
         sizes = sizes_of(targets)
         assert gpus_of(spec, sizes) <= spec.budget_gpus
-        minimums = gpus_of(spec, tuple(item.min_replicas for item in spec.pools))  # type: ignore[arg-type]  # three
+        prefill, decode, mixed = (item.min_replicas for item in spec.pools)
+        minimums = gpus_of(spec, (prefill, decode, mixed))
         for item, target in zip(spec.pools, targets, strict=True):
             assert target.replicas <= item.max_replicas
             if target.replicas < item.min_replicas:

@@ -187,7 +187,7 @@ def track(planned: float, excesses: list[float], *, apart: float = 70.0) -> Trac
     ],
 )
 def test_the_rule_that_would_have_been_cheaper_is_followed(peak: Track, average: Track, rule: Rule) -> None:
-    assert cheaper_of({Rule.PEAK: peak, Rule.AVERAGE: average}, allowed=0.0) is rule
+    assert cheaper_of(peak, average, allowed=0.0) is rule
 
 
 # --- the least reserve -----------------------------------------------------------------------------------------------

@@ -5,7 +5,14 @@ from __future__ import annotations
 from inferencecluster.api.pools import Pool
 from inferencecluster.api.translate import gpu_product
 from inferencecluster.core.missing import Missing
-from inferencecluster.core.profiles import PROFILES, Gpu, Profile, find_profile, profile
+from inferencecluster.core.profiles import (
+    PROFILES,
+    UNKNOWN_LINK_BYTES_PER_SECOND,
+    Gpu,
+    Profile,
+    find_profile,
+    profile,
+)
 
 
 def profile_of(model_source: str, pool: Pool) -> Profile | None:
@@ -42,3 +49,10 @@ def gpu_of(model_source: str, pool: Pool) -> Gpu | None:
         return known.gpu
     product = gpu_product(pool)
     return next((candidate.gpu for candidate in PROFILES.values() if product in candidate.gpu.products), None)
+
+
+def link_bytes_per_second(model_source: str, pool: Pool) -> float:
+    """Of one replica to others, each way. Raises `SpecError`."""
+    gpu = gpu_of(model_source, pool)
+    of_gpu = gpu.link_bytes_per_second if gpu else UNKNOWN_LINK_BYTES_PER_SECOND
+    return of_gpu * pool.gpus_per_replica

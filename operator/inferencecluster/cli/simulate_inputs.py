@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from inferencecluster.api.hardware import gpu_of, kv_bytes_per_token, profile_of
+from inferencecluster.api.hardware import gpu_of, kv_bytes_per_token, link_bytes_per_second, profile_of
 from inferencecluster.api.inferencecluster import InferenceCluster
 from inferencecluster.api.pools import Pool
 from inferencecluster.api.translate import revision_of, to_core
 from inferencecluster.core.fleet import PoolName
-from inferencecluster.core.profiles import UNKNOWN_LINK_BYTES_PER_SECOND
 from inferencecluster.core.spec import ClusterSpec, PoolSpec
 from inferencecluster.core.token_budget import iteration_tokens
 from inferencecluster.simulator.hardware import (
@@ -61,7 +60,7 @@ def _hardware(
     known = profile_of(model_source, pool)
     if known is not None:
         mine = replace(known, performance=spec.performance)
-        return Hardware.of_profile(mine, _tuned_for(spec), itl_seconds=itl_seconds), []
+        return Hardware.of_profile(mine, spec.tuned_for, itl_seconds=itl_seconds), []
     notes = []
     kv_bytes = kv_bytes_per_token(model_source, pool)
     if kv_bytes is None:
@@ -70,19 +69,13 @@ def _hardware(
     if gpu is None:
         notes.append("the GPU is not known: 400 Gbit/s per GPU between servers, no dollars, no energy")
     facts = GPU_FACTS[gpu.name] if gpu else _UNKNOWN_GPU
-    link = gpu.link_bytes_per_second if gpu else UNKNOWN_LINK_BYTES_PER_SECOND
     measured = Hardware(
         name="measured",
         performance=spec.performance,
         kv_bytes_per_token=float(kv_bytes or 0),
-        link_bytes_per_second=link * spec.gpus_per_replica,
-        max_num_tokens=iteration_tokens(_tuned_for(spec), spec.performance, itl_seconds=itl_seconds),
+        link_bytes_per_second=link_bytes_per_second(model_source, pool),
+        max_num_tokens=iteration_tokens(spec.tuned_for, spec.performance, itl_seconds=itl_seconds),
         dollars_per_gpu_hour=facts.dollars_per_hour,
         watts_per_gpu=facts.watts,
     )
     return measured, notes
-
-
-def _tuned_for(spec: PoolSpec) -> PoolName:
-    """As `PoolContext.tuned_for`."""
-    return PoolName.MIXED if spec.interchangeable else spec.name

@@ -36,6 +36,7 @@ Hard limits (budget, bounds, nodes) hold at once, whatever windows and rates say
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -380,7 +381,7 @@ def _bound(limited_by: str, wish: _Wish, size: int, spec: ClusterSpec) -> str:
     return {
         "tolerance": f"{size} is within {TOLERANCE_PERCENT} %",
         "metrics": "no pool shrinks while metrics are missing",
-        "stabilization": f"the stabilization window of behavior.{direction} holds {size}",
+        "stabilization": _window(spec, direction, size),
         "behavior": f"the rate limits of behavior.{direction} allow {size} for now",
         "pair": "one replica, because prefill and decode serve together and the other pool has replicas",
         "minReplicas": f"minReplicas {wish.pool.min_replicas}",
@@ -388,6 +389,14 @@ def _bound(limited_by: str, wish: _Wish, size: int, spec: ClusterSpec) -> str:
         "minGpus": f"budget.minGpus {spec.kept_gpus} keeps {size}",
         "budget": f"the budget of {spec.budget_gpus} GPUs leaves room for {size}",
     }[limited_by]
+
+
+def _window(spec: ClusterSpec, direction: str, size: int) -> str:
+    if math.isinf(spec.behavior.scale_down.stabilization_window_seconds):
+        return (
+            f"{size} stay until the operator, which has just started, has watched the demand for some minutes"
+        )
+    return f"the stabilization window of behavior.{direction} holds {size}"
 
 
 def _asked(wish: _Wish, request: AllocationRequest) -> str:

@@ -3,7 +3,7 @@
     level       rate over the shortest recent window with enough arrivals to be a rate and not an accident
     planned     what to be ready for one boot and one interval from now, by one of two rules (`headroom.Rule`); at least
                 what that time of day brings, where days are alike (`seasonality`):
-                peak     largest level of the last `hold_seconds`, longer than a boot: what was needed then may be
+                peak     largest level of the last `HOLD_BOOTS` boots: what was needed then may be
                          needed again before a replica that was given up could be back
                 average  mean of `AVERAGE_SECONDS`
     headroom    the least reserve with which the last hour's plans would have carried all that arrived at their time,
@@ -33,6 +33,7 @@ from inferencecluster.core.arrivals import (
     mean_of,
     peak_of,
 )
+from inferencecluster.core.boots import Boot, latest_boots, planned_boot_seconds
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.headroom import FIRST_OUTCOMES, Rule, Track, cheaper_of, plan_seconds, reserve_of
 from inferencecluster.core.missing import Missing
@@ -62,11 +63,6 @@ WATCHED_SHARE: Final = 0.9
 AVERAGE_SECONDS: Final = 300.0
 """Window of the mean. On the Azure code trace, which jumps tenfold within seconds, one, two, five and ten minutes need about
 the same reserve; a longer mean would follow a real change later."""
-
-BOOTS_KEPT: Final = 16
-"""Latest boots that the estimate rests on."""
-BOOT_QUANTILE: Final = 0.75
-"""Three of four replicas are up within the estimate; the slowest boot is an accident, the median comes late for half."""
 
 MAX_BINS: Final = 64
 """Upper bound of the history's length: memory and time per decision stay constant for any boot time."""
@@ -99,15 +95,6 @@ class MeanLength:
 
 
 @dataclass(frozen=True, slots=True)
-class Boot:
-    """One replica's way to its first readiness."""
-
-    uid: str
-    ready_at: float
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class DemandMemory:
     """What `observe_demand` remembers between two observations; bounded."""
 
@@ -127,6 +114,10 @@ class DemandMemory:
     """How much of the prompts is cached."""
     day: DayProfile = field(default_factory=DayProfile.empty)
     """What the times of day brought."""
+
+    def track(self, rule: Rule) -> Track:
+        """The plans by `rule`."""
+        return self.peaks if rule is Rule.PEAK else self.averages
 
     @classmethod
     def empty(cls) -> DemandMemory:
@@ -163,7 +154,6 @@ class Demand:
     output_tokens: float
     """Mean output length."""
     boot_seconds: float
-    hold_seconds: float
     has_history: bool
     """Arrivals were watched for as long as peaks are held, and plans have come due; not for some minutes after a start."""
     queue: QueueState | Missing
@@ -182,6 +172,11 @@ class Demand:
     def uncached_prompt_tokens(self) -> float:
         """Mean length of what is left to prefill of a prompt."""
         return self.prompt_tokens * (1.0 - self.cached_share)
+
+    @property
+    def ready_for(self) -> Arrivals:
+        """What is planned and its reserve."""
+        return self.planned.plus(self.headroom)
 
     @property
     def complete(self) -> bool:
@@ -206,7 +201,7 @@ class _Windows:
 
     @classmethod
     def of(cls, boots: tuple[Boot, ...], spec: ClusterSpec) -> _Windows:
-        boot = _boot_seconds(boots, spec)
+        boot = planned_boot_seconds(boots, spec)
         interval = spec.interval_seconds
         hold = max(HOLD_BOOTS * boot, 2 * interval)
         span = max(hold, LEVEL_SECONDS, AVERAGE_SECONDS, MIN_SPAN_BINS * interval)
@@ -227,7 +222,7 @@ def observe_demand(memory: DemandMemory, observation: Observation) -> tuple[Dema
     without any source leaves the history as it is.
     """
     routers, metrics, now = observation.routers, observation.metrics, observation.now
-    memory = replace(memory, boots=_boots(memory.boots, observation))
+    memory = replace(memory, boots=latest_boots(memory.boots, observation))
     if isinstance(routers, Missing) and isinstance(metrics, Missing):
         message = f"routers: {_why(routers)}; metrics: {_why(metrics)}"
         return memory, Missing("NoSource", message)
@@ -244,7 +239,7 @@ def observe_demand(memory: DemandMemory, observation: Observation) -> tuple[Dema
     plans = {Rule.PEAK: peak.at_least(usual), Rule.AVERAGE: average.at_least(usual)}
     memory = _learn(memory, level, plans, now, windows)
     allowed = 1.0 - observation.spec.slo.percentile / 100
-    rule = cheaper_of({Rule.PEAK: memory.peaks, Rule.AVERAGE: memory.averages}, allowed=allowed)
+    rule = cheaper_of(memory.peaks, memory.averages, allowed=allowed)
     held = rule is Rule.PEAK and _is_held(observation.spec, windows)
     return memory, Demand(
         time=now,
@@ -257,7 +252,6 @@ def observe_demand(memory: DemandMemory, observation: Observation) -> tuple[Dema
         prompt_tokens=memory.prompt.mean,
         output_tokens=memory.output.mean,
         boot_seconds=windows.boot,
-        hold_seconds=windows.hold,
         has_history=_has_history(memory, rule, now, windows),
         queue=routers if isinstance(routers, Missing) else routers.queue,
         ttft_seconds=metrics if isinstance(metrics, Missing) else metrics.ttft_seconds,
@@ -271,27 +265,6 @@ def observe_demand(memory: DemandMemory, observation: Observation) -> tuple[Dema
 
 def _why(missing: Missing) -> str:
     return f"{missing.reason} ({missing.message})" if missing.message else missing.reason
-
-
-def _boots(known: tuple[Boot, ...], observation: Observation) -> tuple[Boot, ...]:
-    """The latest boots; a replica that is seen again changes nothing."""
-    boots = {boot.uid: boot for boot in known}
-    for replica in observation.replicas:
-        if replica.ready_at is None or not replica.boot_seen:
-            continue
-        seconds = max(replica.ready_at - replica.created_at, 0.0)
-        # At its deadline a replica is given up: what came up later is no boot to plan with, or no boot at all.
-        if seconds < observation.spec.startup_deadline_seconds:
-            boots[replica.uid] = Boot(replica.uid, replica.ready_at, seconds)
-    return tuple(sorted(boots.values(), key=lambda boot: (boot.ready_at, boot.uid))[-BOOTS_KEPT:])
-
-
-def _boot_seconds(boots: tuple[Boot, ...], spec: ClusterSpec) -> float:
-    """The `BOOT_QUANTILE` of measured boots, or what the user expects."""
-    if not boots:
-        return spec.boot_seconds
-    seconds = sorted(boot.seconds for boot in boots)
-    return seconds[math.ceil(BOOT_QUANTILE * len(seconds)) - 1]
 
 
 def _take_in(memory: DemandMemory, observation: Observation, windows: _Windows) -> DemandMemory:
@@ -375,8 +348,8 @@ def _covered(history: Sequence[Bin], *, since: float) -> float:
 
 def _has_history(memory: DemandMemory, rule: Rule, now: float, windows: _Windows) -> bool:
     watched = _covered(memory.history, since=now - windows.hold)
-    track = memory.peaks if rule is Rule.PEAK else memory.averages
-    return watched >= WATCHED_SHARE * windows.hold and len(track.outcomes) >= FIRST_OUTCOMES
+    judged = len(memory.track(rule).outcomes)
+    return watched >= WATCHED_SHARE * windows.hold and judged >= FIRST_OUTCOMES
 
 
 def _is_held(spec: ClusterSpec, windows: _Windows) -> bool:
@@ -387,7 +360,7 @@ def _is_held(spec: ClusterSpec, windows: _Windows) -> bool:
 def _headroom(memory: DemandMemory, rule: Rule, planned: Arrivals, allowed: float) -> Arrivals:
     tokens = memory.prompt.mean
     return reserve_of(
-        (memory.peaks if rule is Rule.PEAK else memory.averages).outcomes,
+        memory.track(rule).outcomes,
         planned,
         allowed=allowed,
         squared_per_token=memory.prompt_squared.mean / tokens if tokens > 0 else 0.0,

@@ -127,9 +127,9 @@ def reserve_of(
     return Arrivals(requests, tokens, tokens * squared_per_token)
 
 
-def cheaper_of(tracks: dict[Rule, Track], *, allowed: float) -> Rule:
+def cheaper_of(peaks: Track, averages: Track, *, allowed: float) -> Rule:
     """The rule whose plans and reserve would have cost less over the outcomes that are known, in prompt tokens."""
-    peak, average = tracks[Rule.PEAK].outcomes, tracks[Rule.AVERAGE].outcomes
+    peak, average = peaks.outcomes, averages.outcomes
     if min(len(peak), len(average)) < FIRST_OUTCOMES or average[-1].time - average[0].time < PROVEN_SECONDS:
         return Rule.PEAK
     return Rule.AVERAGE if _cost(average, allowed) < CHEAPER * _cost(peak, allowed) else Rule.PEAK

@@ -14,12 +14,6 @@ from __future__ import annotations
 from inferencecluster.core.perfmodel import PerformanceModel
 
 
-def sequence_work(performance: PerformanceModel, *, tokens_per_second: float, context: float) -> float:
-    """Replicas' worth of time that this many output tokens per second take beside the passes over the weights."""
-    decode = performance.decode
-    return tokens_per_second * (decode.per_sequence_seconds + decode.per_context_token_seconds * context)
-
-
 def lendable(
     performance: PerformanceModel,
     *,
@@ -30,4 +24,4 @@ def lendable(
 ) -> float:
     """Replicas' worth of time that `replicas` of them can give to prompts of others; 0 where a step alone exceeds the ITL."""
     spare = replicas * max(0.0, 1.0 - performance.decode.base_seconds / itl_seconds)
-    return max(0.0, spare - sequence_work(performance, tokens_per_second=tokens_per_second, context=context))
+    return max(0.0, spare - tokens_per_second * performance.decode.sequence_seconds(context))

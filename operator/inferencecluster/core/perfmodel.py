@@ -57,6 +57,10 @@ class DecodeModel:
             + self.per_context_token_seconds * context_tokens
         )
 
+    def sequence_seconds(self, context_tokens: float) -> float:
+        """What one sequence with so much context adds to an iteration."""
+        return self.per_sequence_seconds + self.per_context_token_seconds * context_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class PerformanceModel:
@@ -75,7 +79,6 @@ class PerformanceModel:
         already slower than the target. Not rounded: the caller divides a flow by it.
         """
         context = max(mean_context_tokens, 1.0)
-        per_sequence = self.decode.per_sequence_seconds + self.decode.per_context_token_seconds * context
-        by_latency = (itl_seconds - self.decode.base_seconds) / per_sequence
+        by_latency = (itl_seconds - self.decode.base_seconds) / self.decode.sequence_seconds(context)
         by_memory = self.kv_capacity_tokens / context
         return max(0.0, min(float(self.max_batch_size), by_memory, by_latency))

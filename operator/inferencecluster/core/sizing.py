@@ -136,18 +136,17 @@ def _size_prefill(
     pool = spec.pool(PoolName.PREFILL)
     if pool.max_replicas == 0:
         return _switched_off(pool)
-    load = _Load.of(spec, demand, pool.performance, demand.planned.plus(demand.headroom))
+    load = _Load.of(spec, demand, pool.performance, demand.ready_for)
     own = OwnReplicas.of(pool.name, replicas, demand)
     planned = _Load.of(spec, demand, pool.performance, demand.planned)
-    reserve = demand.planned.plus(demand.headroom)
-    serving = min(decoding, OwnReplicas.of(PoolName.DECODE, replicas, demand).serving)
-    lent = _lent(spec, demand, reserve, decoding)
+    serving = sum(replica.home is PoolName.DECODE and replica.is_serving for replica in replicas)
+    lent = _lent(spec, demand, demand.ready_for, decoding)
     model = [
         reserved_need(
             work_need(spec, demand, pool.performance, load.busy),
             least=work_need(spec, demand, pool.performance, planned.busy),
             lent=lent,
-            lent_now=_lent(spec, demand, reserve, serving),
+            lent_now=_lent(spec, demand, demand.ready_for, min(decoding, serving)),
             present=own.count,
         ),
         *queue_needs(spec, demand, pool.performance, planned.busy),
@@ -189,7 +188,7 @@ def _size_decode(spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...
     pool = spec.pool(PoolName.DECODE)
     if pool.max_replicas == 0:
         return _switched_off(pool)
-    load = _Load.of(spec, demand, pool.performance, demand.planned.plus(demand.headroom))
+    load = _Load.of(spec, demand, pool.performance, demand.ready_for)
     own = OwnReplicas.of(pool.name, replicas, demand)
     model = [
         concurrency_need(spec, load.sequences, load.batch),
@@ -257,7 +256,7 @@ def _size_mixed(spec: ClusterSpec, demand: Demand, base: tuple[int, int]) -> Wan
 def _size_alone(spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...]) -> Wanted:
     """The mixed pool of a cluster without base pools: both phases share the time of each replica."""
     pool = spec.pool(PoolName.MIXED)
-    load = _Load.of(spec, demand, pool.performance, demand.planned.plus(demand.headroom))
+    load = _Load.of(spec, demand, pool.performance, demand.ready_for)
     own = OwnReplicas.of(pool.name, replicas, demand)
     prompts = work_need(spec, demand, pool.performance, load.busy)
     tokens = concurrency_need(spec, load.sequences, load.batch)
@@ -293,14 +292,9 @@ def _whole(spec: ClusterSpec, load: _Load, prompts: float, tokens: float) -> flo
     An iteration serves both: it passes over the weights once, makes a token for every sequence and takes a piece of a prompt.
     So the passes are paid for as long as prompts are computed, and sequences add only what each takes beside them.
     """
-    slope = load.performance.decode.per_sequence_seconds
-    slope += load.performance.decode.per_context_token_seconds * load.context
-    sequences = (
-        tokens
-        * load.batch
-        * slope
-        / load.performance.decode.step_seconds(load.batch, load.batch * load.context)
-    )
+    decode = load.performance.decode
+    part = decode.sequence_seconds(load.context) / decode.step_seconds(load.batch, load.batch * load.context)
+    sequences = tokens * load.batch * part
     share = prompt_share(load.performance, itl_seconds=spec.slo.itl_seconds)
     return max(tokens, (prompts + sequences) / share)
 

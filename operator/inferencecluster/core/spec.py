@@ -98,6 +98,11 @@ class PoolSpec:
     """In the user's currency; None where it is not told."""
     watts_per_gpu: float | None = None
 
+    @property
+    def tuned_for(self) -> PoolName:
+        """The work that the pool's engines are configured for: any work where their replicas move between pools."""
+        return PoolName.MIXED if self.interchangeable else self.name
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterSpec:

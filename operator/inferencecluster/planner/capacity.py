@@ -51,7 +51,7 @@ class TokenPhase:
     ) -> TokenPhase | None:
         """At `rate` requests/s for this replica, `prompt_share` of whose time goes to prefill; None when it cannot keep up."""
         decode = performance.decode
-        slope = decode.per_sequence_seconds + decode.per_context_token_seconds * window.context
+        slope = decode.sequence_seconds(window.context)
         free = 1.0 - prompt_share - rate * window.steps * slope
         if free <= 0:
             return None

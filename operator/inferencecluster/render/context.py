@@ -47,11 +47,6 @@ class PoolContext:
         return self.shape.performance
 
     @property
-    def tuned_for(self) -> PoolName:
-        """The work that the pool's engines are configured for: any work where their replicas move between pools."""
-        return PoolName.MIXED if self.shape.interchangeable else self.pool
-
-    @property
     def pool_spec(self) -> Pool:
         """The pool as the user wrote it. Raises `SpecError` when the cluster has no such pool."""
         pools = self.cluster.spec.pools

@@ -7,9 +7,8 @@ from dataclasses import asdict
 from typing import Final
 
 from inferencecluster.api.engine import Emulation
-from inferencecluster.api.hardware import gpu_of, kv_bytes_per_token
+from inferencecluster.api.hardware import kv_bytes_per_token, link_bytes_per_second
 from inferencecluster.api.names import ENGINE_PORT
-from inferencecluster.core.profiles import UNKNOWN_LINK_BYTES_PER_SECOND
 from inferencecluster.render.context import PoolContext
 from inferencecluster.render.engineparts import CONFIG_DIRECTORY, EngineParts, ProbeTiming
 from inferencecluster.render.manifest import Manifest
@@ -72,11 +71,9 @@ def _configuration(context: PoolContext, served_name: str) -> Manifest:
     settings = engine_config(shape, engine.config)
     jitter, hits = emulation.jitter_percent / 100, emulation.prefix_hit_percent / 100
     source = context.cluster.spec.model.source
-    gpu = gpu_of(source, pool)
-    link = gpu.link_bytes_per_second if gpu else UNKNOWN_LINK_BYTES_PER_SECOND
     return {
         "served_model_name": served_name,
-        "role": context.tuned_for.value,
+        "role": context.shape.tuned_for.value,
         "version": str(shape.version),
         "prefill": asdict(performance.prefill),
         "decode": asdict(performance.decode),
@@ -90,7 +87,7 @@ def _configuration(context: PoolContext, served_name: str) -> Manifest:
         "boot_jitter": jitter,
         "step_jitter": jitter,
         "kv_bytes_per_token": kv_bytes_per_token(source, pool) or 0,
-        "kv_bandwidth_bytes_per_second": link * pool.gpus_per_replica,
+        "kv_bandwidth_bytes_per_second": link_bytes_per_second(source, pool),
         "kv_transfer_timeout_seconds": float(engine.kv_transfer.timeout_seconds),
         "gpus": pool.gpus_per_replica,
         "allow_faults": context.platform.emulated_faults,

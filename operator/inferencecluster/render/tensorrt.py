@@ -114,7 +114,7 @@ def _environment(version: EngineVersion) -> dict[str, str]:
 
 def _transfer_seconds(context: PoolContext) -> int:
     """How long others may still fetch KV caches after the engine's last answer; 0 where nobody does."""
-    if context.tuned_for not in CONTEXT_ONLY_POOLS:
+    if context.shape.tuned_for not in CONTEXT_ONLY_POOLS:
         return 0
     return context.cluster.spec.engine.kv_transfer.timeout_seconds
 

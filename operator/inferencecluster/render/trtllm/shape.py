@@ -47,12 +47,12 @@ def engine_shape(context: PoolContext) -> EngineShape:
     pool = context.pool_spec
     return EngineShape(
         version=configured_version(engine),
-        pool=context.tuned_for,
+        pool=context.shape.tuned_for,
         tensor=pool.tensor_parallelism,
         pipeline=pool.pipeline_stages,
         max_batch_size=context.performance.max_batch_size,
         max_num_tokens=iteration_tokens(
-            context.tuned_for, context.performance, itl_seconds=context.itl_seconds
+            context.shape.tuned_for, context.performance, itl_seconds=context.itl_seconds
         ),
         transfer_backend=engine.kv_transfer.backend.value,
         transfer_timeout_seconds=engine.kv_transfer.timeout_seconds,
