@@ -7,6 +7,12 @@ RUN    := $(VENV)/bin/python
 MINUTES ?= 6
 # Simulations run by themselves: under the coverage tracer they take three times as long.
 UNIT    := $(RUN) -m pytest tests --numprocesses=auto --maxprocesses=4 --dist=worksteal
+E2E     := $(RUN) -m pytest -m e2e --durations=10
+# Clusters wait most of the time, so several of them share the cores; what disturbs all of them comes last, by itself.
+SIDE_BY_SIDE := e2e/test_clusters.py
+ALONE   := e2e/test_disturbances.py e2e/test_placement.py
+# 5 is "no test selected": PYTEST_ARGS="-k ..." may choose from one of the runs only.
+OR_NONE := $(PYTEST_ARGS) || [ $$? -eq 5 ]
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
@@ -43,10 +49,12 @@ unit: env ## unit tests with branch coverage (seconds to a few minutes)
 	@$(UNIT) -m simulation $(PYTEST_ARGS)
 
 e2e: env ## end-to-end tests on the embedded Kubernetes
-	@$(RUN) -m pytest e2e -m e2e --durations=15 $(PYTEST_ARGS)
+	@$(E2E) e2e $(addprefix --ignore=,$(SIDE_BY_SIDE) $(ALONE)) $(OR_NONE)
+	@$(E2E) $(SIDE_BY_SIDE) --numprocesses=4 --maxschedchunk=1 $(OR_NONE)
+	@$(E2E) $(ALONE) $(OR_NONE)
 
 e2e-long: env ## the long versions: five minutes at rest, three minutes without Prometheus
-	@REST_SECONDS=300 OUTAGE_SECONDS=180 $(RUN) -m pytest e2e/test_operator.py -m e2e --timeout=1200 \
+	@REST_SECONDS=300 OUTAGE_SECONDS=180 $(RUN) -m pytest e2e/test_disturbances.py -m e2e --timeout=1200 \
 		-k "at_rest or without_prometheus" $(PYTEST_ARGS)
 
 generate: env ## rewrite generated files: CRDs

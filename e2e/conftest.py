@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from e2e import localkube
+from e2e.localkube.locks import exclusive
 from e2e.localkube.paths import REPOSITORY
 from e2e.stack.audit import AuditLog
 from e2e.stack.cluster import Cluster, emulated_cluster
@@ -40,7 +41,7 @@ ORDER = {"test_localkube": 0, "test_api": 1, "test_api_refusals": 1}
 @pytest.fixture(scope="module")
 def kubectl() -> Iterator[Kubectl]:
     """CRDs that were not there before are removed again: helm adopts no object that it did not make."""
-    running = localkube.up()
+    running = localkube.up(with_images=False)
     control = Kubectl(running.kubectl, running.kubeconfig, f"api-{uuid.uuid4().hex[:8]}")
     files = ("-f", str(REPOSITORY / "crds"))
     existed = control.run("get", "crd", "inferenceclusters.gpupools.dev").returncode == 0
@@ -61,10 +62,11 @@ def target() -> Target:
 
 @pytest.fixture(scope="session")
 def installed(target: Target) -> Target:
-    """Prometheus and the operator's chart, ready."""
-    install_prometheus(target)
-    install_operator(target)
-    wait_for_prometheus(target)
+    """Prometheus and the operator's chart, ready. Of test processes side by side one installs, the others find it done."""
+    with exclusive(REPOSITORY / "build" / "e2e" / "install.lock"):
+        install_prometheus(target)
+        install_operator(target)
+        wait_for_prometheus(target)
     return target
 
 

@@ -77,7 +77,7 @@ def nothing_before_and_after() -> Iterator[None]:
 
 
 def test_pods_run_on_gpus_and_down_leaves_nothing() -> None:
-    running = localkube.up()
+    running = localkube.up(with_images=False)
     run_pods()
     names = kubectl("get", "pods", "--output=jsonpath={.items[*].status.phase}").split()
     assert names == ["Running"] * PODS
@@ -92,9 +92,9 @@ def test_pods_run_on_gpus_and_down_leaves_nothing() -> None:
 
 
 def test_up_keeps_what_is_up_and_makes_a_new_one_when_asked() -> None:
-    first = localkube.up()
-    assert localkube.up() == first
-    assert localkube.up(fresh=True).init_pid != first.init_pid
+    first = localkube.up(with_images=False)
+    assert localkube.up(with_images=False) == first
+    assert localkube.up(fresh=True, with_images=False).init_pid != first.init_pid
 
 
 def kill_init(running: localkube.RunningKubernetes) -> None:
@@ -120,7 +120,7 @@ def kill_everything(running: localkube.RunningKubernetes) -> None:
 def test_after_a_crash_with_pods_running_down_removes_what_is_left(
     kill: Callable[[localkube.RunningKubernetes], None],
 ) -> None:
-    running = localkube.up()
+    running = localkube.up(with_images=False)
     run_pods()
     kill(running)
     wait_for(lambda: not all_processes(), "the kernel ends every process of the namespaces")
@@ -129,10 +129,10 @@ def test_after_a_crash_with_pods_running_down_removes_what_is_left(
 
 
 def test_after_a_crash_with_pods_running_up_makes_a_working_one() -> None:
-    crashed = localkube.up()
+    crashed = localkube.up(with_images=False)
     run_pods()
     kill_init(crashed)
-    running = localkube.up()
+    running = localkube.up(with_images=False)
     assert running.init_pid != crashed.init_pid
     run_pods(count=2)
 
@@ -161,7 +161,7 @@ def test_a_process_that_joins_while_its_cgroup_is_being_removed_is_ended_too() -
 
 @pytest.mark.parametrize("component", ["etcd", "kube-apiserver", "containerd", "kubelet", "kube-scheduler"])
 def test_a_daemon_that_dies_is_started_again_and_pods_keep_running(component: str) -> None:
-    localkube.up()
+    localkube.up(with_images=False)
     run_pods(count=3)
     before = localkube.component_pid(component)
     assert before is not None
@@ -177,7 +177,7 @@ def test_a_daemon_that_dies_is_started_again_and_pods_keep_running(component: st
 
 
 def test_nothing_inside_can_reach_an_address_outside() -> None:
-    running = localkube.up()
+    running = localkube.up(with_images=False)
     enter = ["nsenter", f"--target={running.init_pid}", "--net"]
     # A documentation address (RFC 5737): nobody would answer, but the kernel must refuse before sending.
     code = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=5)"
@@ -186,7 +186,7 @@ def test_nothing_inside_can_reach_an_address_outside() -> None:
 
 
 def test_the_audit_log_counts_every_write() -> None:
-    running = localkube.up()
+    running = localkube.up(with_images=False)
     client = ApiClient.from_state(running.state)
     path = "/api/v1/namespaces/default/configmaps"
     offset = running.audit_log.stat().st_size
@@ -230,7 +230,7 @@ def test_an_image_is_built_offline_from_the_wheelhouse_and_runs_by_service_name(
         archive = images.build_image(spec, cache)
     try:
         assert buildah.exists(cache, spec.reference)
-        running = localkube.up()
+        running = localkube.up(with_images=False)
         localkube.load_image(archive)
         assert spec.reference in containerd.image_names(running.state)
         kubectl(
@@ -251,5 +251,5 @@ def _exec_quietly(pod: str, code: str) -> str:
 
 
 def test_process_one_is_found_by_its_namespace_and_not_by_a_name() -> None:
-    running = localkube.up()
+    running = localkube.up(with_images=False)
     assert launch.init_pid(cgroups.hierarchies()) == running.init_pid

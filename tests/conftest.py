@@ -20,6 +20,9 @@ SIMULATIONS = (
     "test_kill_points.py",
     "test_decision_machine.py",
     "test_cli_simulate.py",
+    "test_defects.py",
+    "test_plan_command.py",
+    "test_transition_safety.py",
 )
 """Folders and files whose tests repeat the same code thousands of times: under the coverage tracer they take three times as long."""
 

@@ -124,11 +124,12 @@ def _marker_fingerprint(state: State) -> str:
         return ""
 
 
-def up(*, fresh: bool = False) -> RunningKubernetes:
+def up(*, fresh: bool = False, with_images: bool = True) -> RunningKubernetes:
     """A running Kubernetes: the present one if it is healthy and of the same sources, else a new one.
 
     Prepares what is missing first (the first time that takes minutes). Images that were built for the
-    present sources are imported. Raises `MissingPrivilegesError`, `StartError`, `CommandError`, `BuildError`.
+    present sources are imported, unless `with_images` is False: they take longer than Kubernetes itself.
+    Raises `MissingPrivilegesError`, `StartError`, `CommandError`, `BuildError`.
     """
     _require_privileges()
     prepare.prepare()
@@ -138,7 +139,8 @@ def up(*, fresh: bool = False) -> RunningKubernetes:
         if running is None:
             teardown.remove_everything(quiet=True)
             running = _start(default_state(), default_cache())
-        _import(images.built_images(default_cache()).values())
+        if with_images:
+            _import(images.built_images(default_cache()).values())
     return running
 
 

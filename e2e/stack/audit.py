@@ -97,6 +97,13 @@ class AuditLog:
             levels.append(GpuLevel(time, sum(held.values()), name))
         return levels
 
+    def assert_budget_held(self, namespace: str, gpus: int) -> None:
+        """By what the API server answered, not by the operator's word. Raises `AssertionError`."""
+        levels = self.gpu_levels(namespace)
+        assert levels, "the audit log shows no replica"
+        highest = max(levels, key=lambda level: level.gpus)
+        assert highest.gpus <= gpus, f"{highest.gpus} GPUs of {gpus} after {highest.pod} came"
+
 
 def _gpus(pod: dict[str, Any]) -> int:
     containers = pod["spec"]["containers"]

@@ -276,7 +276,7 @@ def test_without_borrowing_no_request_is_served_by_a_borrowed_replica() -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_runs(name: str) -> None:
-    load = load_of("conversation", share=0.05)
+    load = load_of("conversation", share=0.02)
     result = run_elastic(load, gather(load), contender(f"product-{name}"), boot_seconds=30.0)
     assert result["completed"] == result["requests"] - result["refused"] > 0
 

@@ -39,13 +39,13 @@ async def _story(world: World) -> None:
 
         world.server.change("inferenceclusters", "default", NAME, apply)
 
-    await asyncio.sleep(30)
+    await asyncio.sleep(15)
     change("prefill", 2)
-    await asyncio.sleep(30)
+    await asyncio.sleep(15)
     change("image", "emulated:2")
-    await asyncio.sleep(90)
+    await asyncio.sleep(60)
     change("prefill", 1)
-    await asyncio.sleep(120)
+    await asyncio.sleep(60)
 
 
 async def _run(crash_after: int | None) -> Ending:

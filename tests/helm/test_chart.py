@@ -84,7 +84,7 @@ def run(values: Mapping[str, Any], *, release: str = NAME) -> subprocess.Complet
 def render(values: Mapping[str, Any] = IMAGE, *, release: str = NAME) -> Rendered:
     result = run(values, release=release)
     assert result.returncode == 0, result.stderr
-    return Rendered(tuple(item for item in yaml.safe_load_all(result.stdout) if item))
+    return Rendered(tuple(item for item in yaml.load_all(result.stdout, yaml.CSafeLoader) if item))
 
 
 def refusal(values: Mapping[str, Any]) -> str:
