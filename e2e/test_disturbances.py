@@ -23,8 +23,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 AT_REST_SECONDS = float(os.environ.get("REST_SECONDS", "30"))
 """Fifteen sizing ticks and several router polls of these clusters; `make e2e-long` watches for five minutes."""
-OUTAGE_SECONDS = float(os.environ.get("OUTAGE_SECONDS", "25"))
-"""Over twice the stabilisation window of these clusters; `make e2e-long` takes three minutes, under load."""
+OUTAGE_SECONDS = float(os.environ.get("OUTAGE_SECONDS", "20"))
+"""Twice the stabilisation window of these clusters; `make e2e-long` takes three minutes, under load."""
 
 
 def kill_operator(target: Target) -> None:
@@ -90,7 +90,7 @@ def test_without_prometheus_no_pool_shrinks_and_the_reason_is_told(
             )
             assert_all_whole(finish(), requests)
             held = {name: cluster.pool(name)["desired"] for name in ("prefill", "decode", "mixed")}
-            time.sleep(25)  # without any load: only the missing metrics keep the pools
+            time.sleep(15)  # without any load: only the missing metrics keep the pools
             for name, desired in held.items():
                 assert cluster.pool(name)["desired"] >= desired, f"{name} shrank while metrics were missing"
             assert any(event["reason"] == "PrometheusUnavailable" for event in cluster.events())

@@ -121,7 +121,7 @@ def test_after_a_crash_with_pods_running_down_removes_what_is_left(
     kill: Callable[[localkube.RunningKubernetes], None],
 ) -> None:
     running = localkube.up(with_images=False)
-    run_pods()
+    run_pods(count=12)
     kill(running)
     wait_for(lambda: not all_processes(), "the kernel ends every process of the namespaces")
     assert localkube.leftovers() != []
@@ -130,7 +130,7 @@ def test_after_a_crash_with_pods_running_down_removes_what_is_left(
 
 def test_after_a_crash_with_pods_running_up_makes_a_working_one() -> None:
     crashed = localkube.up(with_images=False)
-    run_pods()
+    run_pods(count=12)
     kill_init(crashed)
     running = localkube.up(with_images=False)
     assert running.init_pid != crashed.init_pid
