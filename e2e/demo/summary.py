@@ -96,8 +96,22 @@ def _faults(
     faults += [
         f"the {name} pool never moved" for name, moved in movements.items() if not moved.grew + moved.shrank
     ]
-    over = [sample for sample in samples if sample.budget and sample.gpus > sample.budget]
-    return faults + [f"{sample.gpus} GPUs of {sample.budget} at {sample.at:.0f} s" for sample in over[:1]]
+    return faults + [
+        f"{sample.gpus} GPUs of {sample.budget} at {sample.at:.0f} s" for sample in _over_budget(samples)[:1]
+    ]
+
+
+def _over_budget(samples: Sequence[Sample]) -> list[Sample]:
+    """Where the budget was broken. Below a budget that was lowered replicas end their work; none may come, and all must go.
+
+    A budget of 0 was not seen yet.
+    """
+    grown = [
+        after
+        for before, after in pairwise(samples)
+        if after.gpus > max(before.gpus, after.budget) and before.budget == after.budget != 0
+    ]
+    return grown + [last for last in samples[-1:] if last.gpus > last.budget != 0]
 
 
 def render(summary: Summary, *, served: dict[str, int]) -> str:
