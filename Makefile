@@ -53,7 +53,7 @@ e2e: env ## end-to-end tests on the embedded Kubernetes
 	@$(E2E) $(SIDE_BY_SIDE) --numprocesses=4 --maxschedchunk=1 $(OR_NONE)
 	@$(E2E) $(ALONE) $(OR_NONE)
 
-e2e-long: env ## the long versions: five minutes at rest, three minutes without Prometheus
+e2e-long: env clean-cluster ## the long versions: five minutes at rest, three minutes without Prometheus
 	@REST_SECONDS=300 OUTAGE_SECONDS=180 $(RUN) -m pytest e2e/test_disturbances.py -m e2e --timeout=1200 \
 		-k "at_rest or without_prometheus" $(PYTEST_ARGS)
 
