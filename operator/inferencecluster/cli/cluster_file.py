@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -12,7 +13,12 @@ import yaml
 from pydantic import ValidationError
 
 from inferencecluster.api.inferencecluster import InferenceCluster, InferenceClusterSpec, parse_cluster
-from inferencecluster.api.names import API_VERSION, CLUSTER_KIND
+from inferencecluster.api.names import (
+    API_VERSION,
+    CLUSTER_KIND,
+    CLUSTER_NAME_PATTERN,
+    MAX_CLUSTER_NAME_LENGTH,
+)
 from inferencecluster.api.schema import ApiModel
 from inferencecluster.core.errors import SpecError
 
@@ -48,6 +54,7 @@ def read_cluster(file: Path) -> InferenceCluster:
         )
     _refuse_unknown_fields(InferenceClusterSpec, manifest.get("spec"), "spec")
     cluster = _parse(_as_created(manifest))
+    _refuse_impossible_name(cluster.metadata.name)
     _refuse_impossible_bounds(cluster)
     return cluster
 
@@ -130,6 +137,18 @@ def _parts(item: object, path: str) -> list[tuple[str, object]]:
     if isinstance(item, Sequence) and not isinstance(item, str):
         return [(f"{path}.{index}", part) for index, part in enumerate(item)]
     return [(path, item)]
+
+
+def _refuse_impossible_name(name: str) -> None:
+    """The CRD's rule without which nothing that is rendered could be created."""
+    if len(name) > MAX_CLUSTER_NAME_LENGTH or not re.fullmatch(CLUSTER_NAME_PATTERN, name):
+        raise SpecError(
+            field="metadata.name",
+            value=name[:_SHOWN_VALUE_CHARACTERS],
+            rule=f"it must be a DNS label of at most {MAX_CLUSTER_NAME_LENGTH} characters that starts with a letter, "
+            "because the names of its Pods and Services continue it",
+            advice="choose another name",
+        )
 
 
 def _refuse_impossible_bounds(cluster: InferenceCluster) -> None:
