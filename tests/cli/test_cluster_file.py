@@ -117,6 +117,12 @@ def test_a_cluster_with_labels_configuration_and_lists_is_read(tmp_path: Path) -
             "correct the field",
             id="a field of another type",
         ),
+        pytest.param(
+            "spec.pools.prefill.parallelism",
+            {"tensor": 4},
+            "spec.pools.prefill.parallelism is tensor 4 x pipeline 1, but it must equal gpusPerReplica, 2: change one of them",
+            id="ranks that are not the GPUs",
+        ),
         *(
             pytest.param(
                 "metadata.name",

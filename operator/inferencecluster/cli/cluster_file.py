@@ -19,6 +19,7 @@ from inferencecluster.api.names import (
     CLUSTER_NAME_PATTERN,
     MAX_CLUSTER_NAME_LENGTH,
 )
+from inferencecluster.api.pools import Pool
 from inferencecluster.api.schema import ApiModel
 from inferencecluster.core.errors import SpecError
 
@@ -151,6 +152,19 @@ def _refuse_impossible_name(name: str) -> None:
         )
 
 
+def _refuse_impossible_shape(name: str, pool: Pool) -> None:
+    """Such a replica would be told to have the speed of other GPUs than it has."""
+    ranks = pool.parallelism
+    if ranks is None or ranks.tensor * (ranks.pipeline or 1) == pool.gpus_per_replica:
+        return
+    raise SpecError(
+        field=f"spec.pools.{name}.parallelism",
+        value=f"tensor {ranks.tensor} x pipeline {ranks.pipeline or 1}",
+        rule=f"it must equal gpusPerReplica, {pool.gpus_per_replica}",
+        advice="change one of them",
+    )
+
+
 def _refuse_impossible_bounds(cluster: InferenceCluster) -> None:
     """The CRD's rules over several fields without which sizes make no sense."""
     pools, budget = cluster.spec.pools, cluster.spec.budget.gpus
@@ -167,6 +181,7 @@ def _refuse_impossible_bounds(cluster: InferenceCluster) -> None:
                 rule=f"it must be at most maxReplicas, {pool.max_replicas}",
                 advice="lower it, or raise maxReplicas",
             )
+        _refuse_impossible_shape(name, pool)
     if needed > budget:
         raise SpecError(
             field="spec.budget.gpus",
