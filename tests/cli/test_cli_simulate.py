@@ -351,6 +351,10 @@ def _odd_knob(folder: Path) -> list[object]:
     return [write(folder, CLUSTER), "--trace", trace_of(folder, ["0,1,1"]), "--policy", "hpa-busy@high"]
 
 
+def _standard_input_twice(_folder: Path) -> list[object]:
+    return ["-", "--trace", "-"]
+
+
 def _nameless_speed(folder: Path) -> list[object]:
     pool = {name: value for name, value in POOL.items() if name != "performance"}
     return [write(folder, _pools(mixed=pool)), "--trace", trace_of(folder, ["0,1,1"])]
@@ -362,8 +366,9 @@ def _nameless_speed(folder: Path) -> list[object]:
         (_absent_trace, "--trace is"),
         (_binary_trace, "--trace is"),
         (_no_cluster, "it holds 0 objects of kind InferenceCluster"),
-        (_unknown_policy, "policy is 'magic', but the known policies are static, "),
+        (_unknown_policy, "error: --policy is 'magic', but the known policies are static, "),
         (_odd_knob, "--policy is 'hpa-busy@high', but the knob is a number from 0.01 to 1"),
+        (_standard_input_twice, "--trace is -, but standard input already holds the InferenceCluster"),
         (_nameless_speed, "spec.pools.mixed.performance is absent"),
     ],
 )

@@ -113,9 +113,25 @@ def test_a_cluster_with_labels_configuration_and_lists_is_read(tmp_path: Path) -
         pytest.param(
             "spec.budget.gpus",
             "many",
-            "spec.budget.gpus is many, but Input should be a valid integer, unable to parse string as an integer: "
+            "spec.budget.gpus is many, but it should be a valid integer, unable to parse string as an integer: "
             "correct the field",
             id="a field of another type",
+        ),
+        pytest.param(
+            "spec.pools.prefill.parallelism",
+            {"tensor": 4},
+            "spec.pools.prefill.parallelism is tensor 4 x pipeline 1, but it must equal gpusPerReplica, 2: change one of them",
+            id="ranks that are not the GPUs",
+        ),
+        *(
+            pytest.param(
+                "metadata.name",
+                name,
+                f"metadata.name is {name}, but it must be a DNS label of at most 39 characters that starts with a letter, "
+                "because the names of its Pods and Services continue it: choose another name",
+                id=f"the name {name}",
+            )
+            for name in ("Llama_70B", "1st", "ends-", "a" * 40)
         ),
         pytest.param(
             "apiVersion",

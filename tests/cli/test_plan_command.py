@@ -98,7 +98,12 @@ def test_a_plan_that_the_simulator_doubts_says_so(
     [
         pytest.param(0.5, "50% less than the static peak", id="cheaper"),
         pytest.param(1.004, "about the static peak", id="equal"),
-        pytest.param(2.0, "100% more than the static peak: Fixed is cheaper here", id="dearer"),
+        pytest.param(
+            2.0,
+            "100% more than the static peak: Fixed is cheaper here "
+            "(scaling.mode: Fixed, minReplicas: 1 mixed; the object is written for Automatic)",
+            id="dearer",
+        ),
     ],
 )
 def test_the_operators_own_bill_stands_beside_the_ideal_one(
@@ -176,6 +181,13 @@ def test_a_load_is_a_trace_or_a_rate(tmp_path: Path) -> None:
     assert "--rate is 6, but the load already is the trace requests.csv" in result.stderr
 
 
+@pytest.mark.parametrize("option", ["--prompt-tokens", "--output-tokens"])
+def test_the_requests_of_a_trace_have_their_own_lengths(tmp_path: Path, option: str) -> None:
+    result = run(*MODEL, "--trace", str(trace(tmp_path / "requests.csv")), option, "9")
+    assert result.exit_code == 2
+    assert f"{option} is 9, but each request of the trace requests.csv has its own length" in result.stderr
+
+
 @pytest.mark.parametrize("seconds", ["inf", "nan", "86401", "0"])
 def test_a_boot_takes_a_second_to_a_day(seconds: str) -> None:
     result = run(*MODEL, *STEADY, "--boot-seconds", seconds)
@@ -217,7 +229,15 @@ def test_a_boot_takes_a_second_to_a_day(seconds: str) -> None:
         pytest.param((*MODEL, *STEADY[2:], "--rate", "nan"), "--rate is nan", id="no number"),
         pytest.param((*MODEL, *STEADY, "--ttft-ms", "30"), "--itl-ms is 40", id="targets mixed up"),
         pytest.param((*MODEL, *STEADY, "--itl-ms", "5"), "no design holds them", id="out of reach"),
-        pytest.param((*MODEL, *STEADY, "--engine-version", "1.1.0"), "spec.engine.version", id="old engine"),
+        pytest.param(
+            (*MODEL, *STEADY, "--engine-version", "1.1.0"), "--engine-version is 1.1.0", id="old engine"
+        ),
+        pytest.param(
+            (*MODEL, *STEADY, "--engine-version", "new"), "--engine-version is new", id="no release"
+        ),
+        pytest.param(
+            (*MODEL, *STEADY, "--copies", "10"), "--copies is 10, but it multiplies", id="no trace to copy"
+        ),
     ],
 )
 def test_bad_questions_end_with_status_2_and_say_what_to_do(arguments: tuple[str, ...], message: str) -> None:

@@ -113,6 +113,14 @@ def test_a_key_that_the_engine_does_not_know_is_refused_with_the_right_one(tmp_p
     )
 
 
+def test_a_release_that_is_read_from_the_tag_is_refused_there(tmp_path: Path) -> None:
+    wrong = {**CLUSTER, "spec": {**CLUSTER["spec"], "engine": {"image": "registry.example/engine:1.1.0"}}}
+    assert refused(tmp_path, yaml.safe_dump(wrong)).startswith(
+        "error: spec.engine.image is registry.example/engine:1.1.0, but its tag says TensorRT-LLM 1.1.0, "
+        "and the operator knows the configuration of 1.2.x and 1.3.0rcN only: "
+    )
+
+
 def test_a_pool_that_the_cluster_does_not_have_is_refused(tmp_path: Path) -> None:
     message = refused(tmp_path, yaml.safe_dump(CLUSTER), pool="prefill")
     assert message.startswith("error: spec.pools.prefill is absent")

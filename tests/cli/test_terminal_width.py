@@ -53,6 +53,13 @@ def test_a_plan_fits(terminal: StringIO) -> None:
     assert answer.count("estimate") == 5
 
 
+@pytest.mark.parametrize("command", ["plan", "simulate"])
+def test_help_names_the_columns_of_a_trace(command: str) -> None:
+    text = CliRunner().invoke(application, [command, "--help"], terminal_width=COLUMNS).output
+    for column in ("TIMESTAMP", "ContextTokens", "GeneratedTokens"):
+        assert column in text
+
+
 def test_a_simulation_fits(terminal: StringIO, tmp_path: Path) -> None:
     trace = tmp_path / "trace.csv"
     rows = [f"2023-11-16 18:{minute:02}:00.0,1000,100" for minute in range(59)]

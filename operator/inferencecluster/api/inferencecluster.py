@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -9,7 +10,12 @@ from typing import Annotated, Any, Final
 from pydantic import ConfigDict, Field, ValidationError
 
 from inferencecluster.api.engine import Engine, Model
-from inferencecluster.api.names import API_VERSION, CLUSTER_KIND, MAX_CLUSTER_NAME_LENGTH
+from inferencecluster.api.names import (
+    API_VERSION,
+    CLUSTER_KIND,
+    CLUSTER_NAME_PATTERN,
+    MAX_CLUSTER_NAME_LENGTH,
+)
 from inferencecluster.api.pools import Pools
 from inferencecluster.api.routing import Router
 from inferencecluster.api.scaling import Budget, Scaling, SloTargets
@@ -77,7 +83,7 @@ _SPEC_RULES: Final = (
 _NAME_RULE: Final = Rule(
     rule=(
         f"self.metadata.name.size() <= {MAX_CLUSTER_NAME_LENGTH} && "
-        "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')"
+        f"self.metadata.name.matches('{CLUSTER_NAME_PATTERN}')"
     ),
     message=f"metadata.name must be a DNS label of at most {MAX_CLUSTER_NAME_LENGTH} characters that starts with a letter, "
     "because the names of its Pods and Services continue it: choose another name",
@@ -146,10 +152,12 @@ def parse_cluster(manifest: Mapping[str, Any]) -> InferenceCluster:
         raise SpecError(
             field=".".join(str(part) for part in first["loc"]),
             value=str(first["input"])[:_SHOWN_VALUE_CHARACTERS],
-            rule=first["msg"],
+            rule=_SUBJECT.sub("it should ", first["msg"]),
             advice="correct the field, or install the CRDs and the operator from the same release",
         ) from error
 
 
+_SUBJECT: Final = re.compile(r"^(Input|String) should ")
+"""What pydantic calls the value; the sentence has named it already."""
 _SHOWN_VALUE_CHARACTERS: Final = 80
 """Enough to recognise the value; conditions are read in a terminal."""

@@ -51,5 +51,6 @@ CLUSTER_SHORT_NAME: Final = "ic"
 POOL_SHORT_NAME: Final = "icpool"
 """Not `ep`, which is the built-in short name of Endpoints."""
 
+CLUSTER_NAME_PATTERN: Final = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
 MAX_CLUSTER_NAME_LENGTH: Final = 39
 """The longest child name is a router Pod, `<cluster>-router-<10>-<5>`: 24 characters of the 63 of a label value and host name."""

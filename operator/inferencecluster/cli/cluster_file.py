@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -12,7 +13,13 @@ import yaml
 from pydantic import ValidationError
 
 from inferencecluster.api.inferencecluster import InferenceCluster, InferenceClusterSpec, parse_cluster
-from inferencecluster.api.names import API_VERSION, CLUSTER_KIND
+from inferencecluster.api.names import (
+    API_VERSION,
+    CLUSTER_KIND,
+    CLUSTER_NAME_PATTERN,
+    MAX_CLUSTER_NAME_LENGTH,
+)
+from inferencecluster.api.pools import Pool
 from inferencecluster.api.schema import ApiModel
 from inferencecluster.core.errors import SpecError
 
@@ -48,6 +55,7 @@ def read_cluster(file: Path) -> InferenceCluster:
         )
     _refuse_unknown_fields(InferenceClusterSpec, manifest.get("spec"), "spec")
     cluster = _parse(_as_created(manifest))
+    _refuse_impossible_name(cluster.metadata.name)
     _refuse_impossible_bounds(cluster)
     return cluster
 
@@ -132,6 +140,31 @@ def _parts(item: object, path: str) -> list[tuple[str, object]]:
     return [(path, item)]
 
 
+def _refuse_impossible_name(name: str) -> None:
+    """The CRD's rule without which nothing that is rendered could be created."""
+    if len(name) > MAX_CLUSTER_NAME_LENGTH or not re.fullmatch(CLUSTER_NAME_PATTERN, name):
+        raise SpecError(
+            field="metadata.name",
+            value=name[:_SHOWN_VALUE_CHARACTERS],
+            rule=f"it must be a DNS label of at most {MAX_CLUSTER_NAME_LENGTH} characters that starts with a letter, "
+            "because the names of its Pods and Services continue it",
+            advice="choose another name",
+        )
+
+
+def _refuse_impossible_shape(name: str, pool: Pool) -> None:
+    """Such a replica would be told to have the speed of other GPUs than it has."""
+    ranks = pool.parallelism
+    if ranks is None or ranks.tensor * (ranks.pipeline or 1) == pool.gpus_per_replica:
+        return
+    raise SpecError(
+        field=f"spec.pools.{name}.parallelism",
+        value=f"tensor {ranks.tensor} x pipeline {ranks.pipeline or 1}",
+        rule=f"it must equal gpusPerReplica, {pool.gpus_per_replica}",
+        advice="change one of them",
+    )
+
+
 def _refuse_impossible_bounds(cluster: InferenceCluster) -> None:
     """The CRD's rules over several fields without which sizes make no sense."""
     pools, budget = cluster.spec.pools, cluster.spec.budget.gpus
@@ -148,6 +181,7 @@ def _refuse_impossible_bounds(cluster: InferenceCluster) -> None:
                 rule=f"it must be at most maxReplicas, {pool.max_replicas}",
                 advice="lower it, or raise maxReplicas",
             )
+        _refuse_impossible_shape(name, pool)
     if needed > budget:
         raise SpecError(
             field="spec.budget.gpus",

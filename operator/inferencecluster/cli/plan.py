@@ -57,7 +57,8 @@ def plan_command(
         str, typer.Option(help="Repository or directory of the model, or the name of a profile's.")
     ],
     trace: Annotated[
-        Path | None, typer.Option(help="CSV with TIMESTAMP,ContextTokens,GeneratedTokens.", dir_okay=False)
+        Path | None,
+        typer.Option(help="CSV with TIMESTAMP, ContextTokens, GeneratedTokens.", dir_okay=False),
     ] = None,
     copies: Annotated[
         float,
@@ -77,7 +78,10 @@ def plan_command(
         int, typer.Option(help="Share of requests, in per cent, that meet both.", min=50, max=99)
     ] = 90,
     gpu: Annotated[
-        list[str] | None, typer.Option(help="GPU with your price per GPU-hour: h100=3.0; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="Plan for this GPU and no other; h100=3.0 sets its price per GPU-hour. May be repeated."
+        ),
     ] = None,
     max_gpus: Annotated[int | None, typer.Option(help="No design may need more.", min=1)] = None,
     objective: Annotated[Objective, typer.Option(help="What the best design is best at.")] = Objective.COST,
@@ -105,10 +109,10 @@ def plan_command(
     Prices are defaults of May 2026 unless you give yours. Nothing but standard output is written.
     """
     try:
-        version = parse_version(engine_version)
-        require_supported(version)
+        version = _version(engine_version)
         requests = read_requests(trace, copies=copies, seed=SEED) if trace is not None else []
         traffic = _traffic(requests, trace, rate, (prompt_tokens, output_tokens))
+        _refuse_what_belongs_to_the_other_load(trace, copies, prompt_tokens, output_tokens)
         chosen = find_model(model)
         question = Question(
             model=chosen,
@@ -125,6 +129,39 @@ def plan_command(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(EXIT_BAD_INPUT) from None
     _print(answer, output)
+
+
+def _version(text: str) -> EngineVersion:
+    """Raises `SpecError` that names the option, not the field of an object that does not exist yet."""
+    try:
+        version = parse_version(text)
+        require_supported(version)
+    except SpecError as error:
+        raise SpecError(
+            field="--engine-version", value=text, rule=error.rule, advice="name another one, such as 1.2.1"
+        ) from error
+    return version
+
+
+def _refuse_what_belongs_to_the_other_load(
+    trace: Path | None, copies: float, prompt_tokens: int | None, output_tokens: int | None
+) -> None:
+    """Raises `SpecError` for an option that would be ignored, and the plan made for another load than was meant."""
+    if trace is None and copies != 1.0:
+        raise SpecError(
+            field="--copies",
+            value=f"{copies:g}",
+            rule="it multiplies the requests of a trace, and --trace is absent",
+            advice="give --trace, or multiply --rate",
+        )
+    for field, value in (("--prompt-tokens", prompt_tokens), ("--output-tokens", output_tokens)):
+        if trace is not None and value is not None:
+            raise SpecError(
+                field=field,
+                value=value,
+                rule=f"each request of the trace {trace.name} has its own length",
+                advice="leave out the lengths or --trace",
+            )
 
 
 def _traffic(

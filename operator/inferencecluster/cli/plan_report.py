@@ -152,7 +152,10 @@ def _own_bill(best: Option, seen: Verified) -> str:
     if abs(share) < _VISIBLE_SHARE:
         return f", ${dollars:.2f}, about the static peak"
     if share > 0:
-        return f", ${dollars:.2f}, {share:.0%} more than the static peak: Fixed is cheaper here"
+        return (
+            f", ${dollars:.2f}, {share:.0%} more than the static peak: Fixed is cheaper here "
+            f"(scaling.mode: Fixed, minReplicas: {sizes_text(best)}; the object is written for Automatic)"
+        )
     return f", ${dollars:.2f}, {-share:.0%} less than the static peak"
 
 

@@ -60,7 +60,7 @@ class PolicyOption:
         return self.name if self.knob is None else f"{self.name}@{self.knob:g}"
 
     def build(self, spec: ClusterSpec, workload: Sequence[Request]) -> SizingPolicy:
-        """A fresh policy for one run. Raises `SpecError` for a name that nobody has."""
+        """A fresh policy for one run."""
         context = PolicyContext(
             spec=spec,
             boot_seconds=spec.boot_seconds,
@@ -75,9 +75,16 @@ class PolicyOption:
 
 
 def parse_policy(text: str) -> PolicyOption:
-    """`hpa-busy` or `hpa-busy@0.7`. Raises `SpecError` for a knob that the policy does not have, or not in these bounds."""
+    """`hpa-busy` or `hpa-busy@0.7`. Raises `SpecError` for an unknown name, or a knob that the policy does not have or not in these bounds."""
     name, separator, written = text.partition("@")
-    if not separator or name not in POLICIES:
+    if name not in POLICIES:
+        raise SpecError(
+            field="--policy",
+            value=repr(text),
+            rule=f"the known policies are {', '.join(POLICIES)}",
+            advice="name one of them, or none for the operator's own sizing",
+        )
+    if not separator:
         return PolicyOption(name, None)
     knob = KNOBS.get(name)
     if knob is None:

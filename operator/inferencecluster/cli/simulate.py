@@ -21,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from inferencecluster.cli.cluster_file import read_cluster
+from inferencecluster.cli.cluster_file import STANDARD_INPUT, read_cluster
 from inferencecluster.cli.numbers import LONGEST_BOOT_SECONDS, finite
 from inferencecluster.cli.paper import answer_console
 from inferencecluster.cli.policy_option import parse_policy
@@ -85,7 +85,7 @@ def simulate_command(
     *,
     trace: Annotated[
         Path,
-        typer.Option(help="CSV with TIMESTAMP,ContextTokens,GeneratedTokens; - reads standard input."),
+        typer.Option(help="CSV with TIMESTAMP, ContextTokens, GeneratedTokens; - reads standard input."),
     ],
     policy: Annotated[
         str | None,
@@ -139,6 +139,7 @@ def simulate_command(
     """
     try:
         chosen = parse_policy(policy) if policy is not None else None
+        _refuse_one_input_for_both(file, trace)
         cluster = cluster_of(read_cluster(file), boot_seconds=boot_seconds)
         requests = read_requests(trace, copies=copies, seed=seed)
         boot = Boot.of(cluster.spec.boot_seconds, spread=boot_spread)
@@ -162,6 +163,17 @@ def simulate_command(
     else:
         report = replace(report, policy=str(chosen))
     _print(Run(cluster, str(trace), seed, cluster.spec.boot_seconds, report), output)
+
+
+def _refuse_one_input_for_both(file: Path, trace: Path) -> None:
+    """Raises `SpecError`: the second to read would find nothing."""
+    if file == trace == STANDARD_INPUT:
+        raise SpecError(
+            field="--trace",
+            value=trace,
+            rule="standard input already holds the InferenceCluster, FILE",
+            advice="name a file for one of the two",
+        )
 
 
 def _nobody_sizes(mode: ScalingMode) -> list[str]:

@@ -36,8 +36,18 @@ def configured_version(engine: Engine) -> EngineVersion:
             rule="the tag of spec.engine.image does not start with a release number either",
             advice="set it to the TensorRT-LLM release inside the image, such as 1.2.1",
         )
-    version = parse_version(text)
-    require_supported(version)
+    try:
+        version = parse_version(text)
+        require_supported(version)
+    except SpecError as error:
+        if engine.version is not None:
+            raise
+        raise SpecError(
+            field="spec.engine.image",
+            value=engine.image,
+            rule=f"its tag says TensorRT-LLM {text}, and {error.rule}",
+            advice=error.advice,
+        ) from error
     return version
 
 
