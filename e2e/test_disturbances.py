@@ -67,7 +67,10 @@ def test_killing_the_operator_in_a_scale_up_ends_in_the_same_fleet(
 def test_at_rest_the_operator_writes_nothing(new_cluster: ClusterFactory, audit: AuditLog) -> None:
     cluster = new_cluster("rests")
     cluster.wait_ready()
-    time.sleep(15)
+    cluster.wait(
+        lambda: cluster.condition("MetricsAvailable")["status"] == "True", "Prometheus knows the cluster"
+    )
+    time.sleep(5)
     audit.mark()
     time.sleep(AT_REST_SECONDS)
     assert audit.operator_writes() == {}, audit.operator_wrote()
