@@ -90,10 +90,18 @@ def test_a_cluster_without_one_of_its_counters_is_missing_not_idle(absent: str) 
     assert found.reason == "NoSeries"
 
 
-def test_nan_is_no_latency() -> None:
-    found = sample([*answer(), series(ONE, "ttft_90", float("nan"))])
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf"])
+def test_what_is_no_number_is_no_latency(value: str) -> None:
+    found = sample([*answer(), series(ONE, "ttft_90", float(value))])
     assert isinstance(found, MetricsSample)
     assert isinstance(found.ttft_seconds, Missing)
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf"])
+def test_what_is_no_number_is_no_flow(value: str) -> None:
+    found = sample(answer(prompt_tokens_squared=float(value)))
+    assert isinstance(found, Missing)
+    assert found.reason == "NoSeries"
 
 
 def test_the_query_holds_each_percentile_once_and_every_window() -> None:

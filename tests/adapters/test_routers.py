@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,6 +85,12 @@ def state(instance: str = "a", *replicas: ReplicaState, requests: int = 0, **cha
         "replicas": replicas,
     }
     return RouterState(**values | changes)
+
+
+def _with(field: str, value: str) -> str:
+    """The text of a state in which one field has another value."""
+    kept = state().model_dump(mode="json", exclude={field})
+    return f'{json.dumps(kept)[:-1]}, "{field}": {value}}}'
 
 
 def pod(name: str, address: str | None = "10.0.0.1", *, running: bool = True) -> RouterPod:
@@ -263,6 +270,8 @@ async def test_the_first_look_tells_no_flow() -> None:
         pytest.param("{}", 200, id="fields missing"),
         pytest.param("no json", 200, id="no JSON"),
         pytest.param(state().model_dump_json(), 503, id="refused"),
+        pytest.param(_with("head_age_seconds", "Infinity"), 200, id="an endless age"),
+        pytest.param(_with("held_tokens", "1" + 400 * "0"), 200, id="more than a float holds"),
     ],
 )
 async def test_a_useless_answer_is_an_outage(body: str, status: int) -> None:

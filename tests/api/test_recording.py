@@ -181,6 +181,12 @@ def test_text_that_is_no_json_is_named() -> None:
         from_line("{", source="line")
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1" + 5000 * "0", 100_000 * "["])
+def test_what_json_readers_choke_on_is_named(number: str) -> None:
+    with pytest.raises(SpecError, match="a line is one JSON object that can be read"):
+        from_line(f'{{"format": 1, "now": {number}}}\n', source="line 1")
+
+
 def test_only_what_the_core_is_made_of_is_recorded() -> None:
     with pytest.raises(TypeError, match="object cannot be recorded"):
         encode(object())

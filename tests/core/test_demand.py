@@ -27,6 +27,7 @@ from inferencecluster.core.arrivals import (
 )
 from inferencecluster.core.boots import BOOTS_KEPT
 from inferencecluster.core.demand import (
+    MAX_BINS,
     PRIOR_OUTPUT_TOKENS,
     PRIOR_PROMPT_TOKENS,
     Demand,
@@ -220,9 +221,37 @@ def test_a_plan_that_is_due_becomes_an_outcome() -> None:
 def test_one_plan_per_bin_is_kept() -> None:
     memory, _ = watch([1500.0] * 4)
     assert [plan.due for plan in memory.peaks.plans] == [1135.0, 1150.0, 1165.0, 1180.0]
-    late = replace(memory, peaks=Track(plans=(Plan(1134.0, 1.0, 1.0),)))
+    late = replace(memory, history=(), peaks=Track(plans=(Plan(1134.0, 1.0, 1.0),)))
     again, _ = watch([50.0], seconds=1.0, memory=late)
     assert len(again.peaks.plans) == 1
+
+
+@pytest.mark.parametrize(("before", "after"), [(15.0, 1500.0), (1500.0, 15.0)])
+def test_a_clock_that_is_set_back_changes_nothing_but_the_times(before: float, after: float) -> None:
+    memory, _ = watch([before] * 40)
+
+    def later(*, back: float) -> tuple[DemandMemory, Demand]:
+        known, seen = memory, None
+        for look in range(40):
+            known, seen = observe_demand(
+                known,
+                observation(
+                    1600.0 + 15.0 * look - back,
+                    routers=flow(after, 15.0),
+                    metrics=metrics(flow(4 * after, 60.0)),
+                ),
+            )
+        assert isinstance(seen, Demand)
+        return known, seen
+
+    _, usual = later(back=0.0)
+    known, moved = later(back=3600.0)
+    assert moved.gaps == usual.gaps == ()
+    assert moved.has_history
+    assert moved.planned.requests == pytest.approx(usual.planned.requests)
+    assert moved.headroom.requests == pytest.approx(usual.headroom.requests, rel=0.1)
+    assert len(known.history) <= 2 * MAX_BINS
+    assert all(moved.time - 3600.0 < item.end <= moved.time for item in known.history)
 
 
 def test_a_mean_is_of_the_bins_of_its_window() -> None:

@@ -297,3 +297,29 @@ class TestRefusedCreates:
         memory = self.refuse(ReplacementMemory.empty(), refusal, now=1000.0)
         told = memory.troubles[PREFILL].message
         assert told == f"no replica can be created: pods is forbidden (403); {advice}"
+
+
+class TestAClockThatIsSetBack:
+    """By a day."""
+
+    def test_a_back_off_is_no_longer_than_its_wait(self) -> None:
+        memory, _ = review([pending(created_at=99_900.0)], now=100_000.0)
+        memory, _ = review([], memory, now=13_600.0)
+        assert PREFILL in memory.waiting(13_629.0)
+        assert not memory.waiting(13_600.0 + FIRST_BACK_OFF_SECONDS)
+
+    def test_a_refusal_is_no_longer_than_its_wait(self) -> None:
+        refused = replace(
+            make_observation(SPEC, now=100_000.0), refusals=(Refusal(PREFILL, "QuotaExceeded", "full"),)
+        )
+        memory, _ = review_replicas(ReplacementMemory.empty(), refused)
+        memory, _ = review([], memory, now=13_600.0)
+        assert PREFILL in memory.waiting(13_600.0)
+        assert not memory.waiting(13_601.0)
+
+    def test_a_replica_that_does_not_answer_is_given_up_all_the_same(self) -> None:
+        unready = make_replica(0, lifecycle=Lifecycle.UNREADY)
+        memory, _ = review([unready], now=100_000.0)
+        memory, _ = review([unready], memory, now=13_600.0)
+        assert review([unready], memory, now=13_699.0)[1] == {}
+        assert review([unready], memory, now=13_700.0)[1] == {"c-engine-0": "Unresponsive"}

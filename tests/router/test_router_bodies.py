@@ -75,6 +75,21 @@ async def test_bodies_that_are_arriving_count_against_a_limit_of_their_own() -> 
     assert (refused, answered) == (503, 200)
 
 
+@pytest.mark.parametrize("together", [True, False], ids=["with its head", "after its head"])
+async def test_a_body_that_is_not_encoded_as_it_says_is_refused(together: bool) -> None:
+    body = b"\x1f\x8b\x08\x00" + bytes(50)
+    start = head(len(body)).replace(b"Host: h\r\n", b"Host: h\r\nContent-Encoding: gzip\r\n")
+    async with running_router(MIXED) as router, connection(router) as (reader, writer):
+        writer.write(start + body if together else start)
+        if not together:
+            await asyncio.sleep(0.1)
+            writer.write(body)
+        answer = await asyncio.wait_for(reader.read(), 5)
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'"code":"invalid_body"' in answer
+
+
 async def test_a_body_that_does_not_come_is_given_up() -> None:
     async with running_router(MIXED, environment={"IC_BODY_SECONDS": "0.2"}) as router:
         async with connection(router) as (reader, writer):

@@ -233,3 +233,9 @@ def test_cached_tokens_that_are_not_told_properly_are_no_hits(details: object, c
         {"usage": {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": details}}
     )
     assert usage == Usage(5, 2, cached)
+
+
+@pytest.mark.parametrize("tokens", [-1, 2**31, 10**400])
+@pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens"])
+def test_counts_that_cannot_be_are_no_usage(name: str, tokens: int) -> None:
+    assert usage_of({"usage": {"prompt_tokens": 5, "completion_tokens": 2, name: tokens}}) is None

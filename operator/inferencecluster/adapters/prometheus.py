@@ -133,8 +133,8 @@ def read_samples(
     for series in answer:
         labels = series.labels
         key = ObjectKey(labels.get("namespace", ""), labels.get("cluster", ""))
-        # NaN is Prometheus' word for "nothing completed"; it is no number to decide on.
-        if math.isnan(series.value):
+        # NaN is Prometheus' word for "nothing completed"; neither it nor an infinity is a number to decide on.
+        if not math.isfinite(series.value):
             continue
         signal = labels.get("signal", "")
         if signal in _UTILIZATIONS:

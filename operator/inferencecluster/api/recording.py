@@ -85,6 +85,11 @@ def to_line(entry: Entry) -> str:
     return json.dumps(document, separators=(",", ":"), allow_nan=False) + "\n"
 
 
+def _no_number(constant: str) -> None:
+    """NaN and the infinities: they are no JSON, and nothing can be decided on them."""
+    raise ValueError(constant)
+
+
 def from_line(line: str, *, source: str) -> Entry:
     """The inverse; `source` is what errors call the line. Raises `SpecError`.
 
@@ -92,9 +97,12 @@ def from_line(line: str, *, source: str) -> Entry:
     Missing: a decision can always do without.
     """
     try:
-        document = json.loads(line)
+        document = json.loads(line, parse_constant=_no_number)
     except json.JSONDecodeError as error:
         raise _error(source, line[:40], f"a line is one JSON object ({error.msg})") from None
+    except (ValueError, RecursionError):
+        # More digits than Python reads, an infinity, or nested too deeply.
+        raise _error(source, line[:40], "a line is one JSON object that can be read") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise _error(source, line[:40], f"a line is an object of format {FORMAT}")
     decided = document.get("decided")

@@ -11,7 +11,8 @@ HOLDING_PARAMETER: Final = "holding"
 MAX_HOLDING_SECONDS: Final = 60
 """Longest such wait; proxies and connection tracking drop what is silent for longer."""
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**128)]
+"""Bounded so that sums of counts fit a float; squares of tokens need more than 64 bits."""
 
 
 class _Wire(BaseModel):
@@ -64,7 +65,7 @@ class RouterState(_Wire):
     now: float
     held_requests: Count
     held_tokens: Count
-    head_age_seconds: Annotated[float, Field(ge=0)]
+    head_age_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     mixed_requests: Count
     synced: bool
     """The Pod watch is up to date; an unsynced router confirms no fence."""

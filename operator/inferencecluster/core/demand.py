@@ -222,7 +222,7 @@ def observe_demand(memory: DemandMemory, observation: Observation) -> tuple[Dema
     without any source leaves the history as it is.
     """
     routers, metrics, now = observation.routers, observation.metrics, observation.now
-    memory = replace(memory, boots=latest_boots(memory.boots, observation))
+    memory = replace(_by_clock(memory, now), boots=latest_boots(memory.boots, observation))
     if isinstance(routers, Missing) and isinstance(metrics, Missing):
         message = f"routers: {_why(routers)}; metrics: {_why(metrics)}"
         return memory, Missing("NoSource", message)
@@ -260,6 +260,19 @@ def observe_demand(memory: DemandMemory, observation: Observation) -> tuple[Dema
         utilization=MappingProxyType({}) if isinstance(metrics, Missing) else metrics.utilization,
         gaps=_gaps(memory.history, observation),
         cached_share=memory.hits.share,
+    )
+
+
+def _by_clock(memory: DemandMemory, now: float) -> DemandMemory:
+    """As much earlier as the clock was set back: what is still to come would be believed until then."""
+    ahead = memory.history[-1].end - now if memory.history else 0.0
+    if ahead <= 0:
+        return memory
+    return replace(
+        memory,
+        history=tuple(replace(item, end=item.end - ahead) for item in memory.history),
+        peaks=memory.peaks.earlier(ahead),
+        averages=memory.averages.earlier(ahead),
     )
 
 

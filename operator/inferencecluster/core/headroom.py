@@ -72,6 +72,13 @@ class Track:
     plans: tuple[Plan, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
 
+    def earlier(self, seconds: float) -> Track:
+        """With all times so many seconds earlier."""
+        return Track(
+            tuple(replace(plan, due=plan.due - seconds) for plan in self.plans),
+            tuple(replace(outcome, time=outcome.time - seconds) for outcome in self.outcomes),
+        )
+
     def judged(self, level: Arrivals, *, now: float, apart: float) -> Track:
         """With the plans that are due compared with the level; `apart` are the seconds between two plans.
 

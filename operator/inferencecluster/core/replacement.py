@@ -164,12 +164,18 @@ def next_refusal_seconds(before: float) -> float:
     return min(max(FIRST_REFUSAL_SECONDS, before * BACK_OFF_FACTOR), LONGEST_REFUSAL_SECONDS)
 
 
+def _bounded(back_off: BackOff, now: float) -> BackOff:
+    """Never longer than its wait: a clock that was set back would add as much to it."""
+    return replace(back_off, until=min(back_off.until, now + back_off.seconds))
+
+
 def review_replicas(
     memory: ReplacementMemory, observation: Observation
 ) -> tuple[ReplacementMemory, tuple[GivenUp, ...]]:
     """Who is given up now, and the back-offs after it. A replica stays given up until it is gone."""
     unready_since = {
-        replica.uid: memory.unready_since.get(replica.uid, observation.now)
+        # No later than now: the clock may have been set back.
+        replica.uid: min(memory.unready_since.get(replica.uid, observation.now), observation.now)
         for replica in observation.replicas
         if replica.ready_at is not None
         and replica.lifecycle in (Lifecycle.STARTING, Lifecycle.UNREADY)
@@ -203,7 +209,7 @@ def _review_refusals(
         for name in PoolName
     }
     known = {
-        (name, reason): back_off
+        (name, reason): _bounded(back_off, observation.now)
         for (name, reason), back_off in memory.items()
         if back_off.generation == observation.spec.generation
         and observation.now < back_off.until + TROUBLE_IS_OVER_SECONDS
@@ -268,6 +274,7 @@ def _still_known(back_off: BackOff | None, name: PoolName, observation: Observat
         return None
     if now >= back_off.until + spec.startup_deadline_seconds + TROUBLE_IS_OVER_SECONDS:
         return None
+    back_off = _bounded(back_off, now)
     capacity = observation.capacity_of(name)
     if isinstance(capacity, Missing) or isinstance(back_off.free_gpus, Missing):
         return back_off

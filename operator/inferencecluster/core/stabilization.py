@@ -51,13 +51,26 @@ class PoolHistory:
         return min((item.replicas for item in self.lows if item.time > since), default=recommended)
 
     def recommend(self, replicas: int, now: float, behavior: Behavior) -> PoolHistory:
-        """With one more recommendation; those that no window can see any more are gone."""
+        """With one more recommendation; those that no window can see any more are gone.
+
+        A clock that was set back left times that are still to come: they count as now, so that no window grows.
+        """
+        if any(item.time > now for item in (*self.highs, *self.lows, *self.changes)):
+            return self._until(now).recommend(replicas, now, behavior)
         item = Stamped(now, replicas)
         down = now - behavior.scale_down.stabilization_window_seconds
         up = now - behavior.scale_up.stabilization_window_seconds
         highs = tuple(old for old in self.highs if old.time > down and old.replicas > replicas)
         lows = tuple(old for old in self.lows if old.time > up and old.replicas < replicas)
         return replace(self, highs=(*highs, item), lows=(*lows, item))
+
+    def _until(self, now: float) -> PoolHistory:
+        """With nothing that is still to come."""
+
+        def known(items: tuple[Stamped, ...]) -> tuple[Stamped, ...]:
+            return tuple(replace(item, time=min(item.time, now)) for item in items)
+
+        return replace(self, highs=known(self.highs), lows=known(self.lows), changes=known(self.changes))
 
     def resize(self, size: int, now: float, behavior: Behavior) -> PoolHistory:
         """After a change to `size`; changes older than the longest policy period are gone."""

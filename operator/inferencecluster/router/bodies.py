@@ -54,6 +54,11 @@ class BodyReader:
                 status=HTTPStatus.REQUEST_TIMEOUT,
                 code="body_timeout",
             ) from error
+        except web.RequestPayloadError as error:
+            raise RequestError(
+                "the body cannot be decoded as its Content-Encoding says: send it as it is",
+                code="invalid_body",
+            ) from error
 
     async def _collect(self, content: StreamReader) -> bytes:
         pieces, size = [], 0

@@ -142,11 +142,11 @@ def _completion_sizes(prompt: object) -> tuple[PromptSize, ...]:
         return (PromptSize(0, len(prompt)),)
     if isinstance(prompt, list) and prompt:
         if _are_token_ids(prompt):
-            return (PromptSize(len(prompt)),)
+            return (PromptSize(_check_token_ids(prompt, param="prompt")),)
         if all(isinstance(item, str) and item for item in prompt):
             return tuple(PromptSize(0, len(item)) for item in prompt)
         if all(isinstance(item, list) and item and _are_token_ids(item) for item in prompt):
-            return tuple(PromptSize(len(item)) for item in prompt)
+            return tuple(PromptSize(_check_token_ids(item, param="prompt")) for item in prompt)
     raise RequestError(
         "prompt must be a non-empty string, a non-empty list of token ids, or a list of such", param="prompt"
     )
@@ -158,7 +158,7 @@ def _chat_size(document: Mapping[str, Any]) -> PromptSize:
         raise RequestError("messages must be a non-empty list", param="messages")
     identifiers = document.get("prompt_token_ids")
     if isinstance(identifiers, list) and identifiers and _are_token_ids(identifiers):
-        return PromptSize(len(identifiers))
+        return PromptSize(_check_token_ids(identifiers, param="prompt_token_ids"))
     characters = 0
     for position, message in enumerate(messages):
         if not isinstance(message, Mapping):
@@ -185,8 +185,19 @@ def _text_length(part: object) -> int:
 
 
 def _are_token_ids(items: Iterable[object]) -> bool:
-    # One pass in C: prompts of a hundred thousand ids are common.
+    # Passes in C: prompts of a hundred thousand ids are common.
     return set(map(type, items)) == {int}
+
+
+def _check_token_ids(ids: Sequence[int], *, param: str) -> int:
+    """How many there are. An id that cannot be would fail engine after engine, and each of them would be blamed."""
+    for worst in (min(ids), max(ids)):
+        if not 0 <= worst <= MOST_TOKENS:
+            raise RequestError(
+                f"{param} holds {_shown(worst)}: token ids are whole numbers from 0 to {MOST_TOKENS}",
+                param=param,
+            )
+    return len(ids)
 
 
 def _switch(document: Mapping[str, Any], name: str) -> bool:

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from inferencecluster.router.completion_request import MOST_TOKENS
+
 END: Final = b"\n\n"
 LARGEST_EVENT_BYTES: Final = 8 << 20
 """An event carries some tokens, with log probabilities some kilobytes; whoever sends more sends no events."""
@@ -120,6 +122,9 @@ def usage_of(document: Any) -> Usage | None:
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
     if type(prompt) is not int or type(completion) is not int:
+        return None
+    if not (0 <= prompt <= MOST_TOKENS and 0 <= completion <= MOST_TOKENS):
+        # Counters that go back, or leave what a float holds, would silence this router's /state.
         return None
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
