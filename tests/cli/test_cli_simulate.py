@@ -329,6 +329,10 @@ def test_a_bad_line_of_a_trace_is_named(cluster: Path, tmp_path: Path, line: str
     assert result.stderr.startswith(f"error: {message}")
 
 
+def _trace_with_an_endless_cell(folder: Path) -> list[object]:
+    return [write(folder, CLUSTER), "--trace", trace_of(folder, [f"{'1' * 200_000},10,10"])]
+
+
 def _absent_trace(folder: Path) -> list[object]:
     return [write(folder, CLUSTER), "--trace", folder / "nowhere.csv"]
 
@@ -365,6 +369,7 @@ def _nameless_speed(folder: Path) -> list[object]:
     [
         (_absent_trace, "--trace is"),
         (_binary_trace, "--trace is"),
+        (_trace_with_an_endless_cell, "field larger than field limit"),
         (_no_cluster, "it holds 0 objects of kind InferenceCluster"),
         (_unknown_policy, "error: --policy is 'magic', but the known policies are static, "),
         (_odd_knob, "--policy is 'hpa-busy@high', but the knob is a number from 0.01 to 1"),

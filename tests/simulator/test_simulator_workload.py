@@ -78,6 +78,7 @@ def test_columns_are_found_by_their_names() -> None:
         pytest.param(HEADER + "0,1,-1\n", "line 2, GeneratedTokens is '-1'", id="negative"),
         pytest.param(HEADER + "0,1.5,1\n", "line 2, ContextTokens is '1.5'", id="a fraction"),
         pytest.param(HEADER + "0,1,999999999\n", "a whole number from 1 to 100000000", id="absurd"),
+        pytest.param(HEADER + f"0,1,{'9' * 5000}\n", "a whole number from 1 to 100000000", id="beyond any"),
         pytest.param(HEADER + "0,1\n", "line 2, GeneratedTokens is absent", id="a short line"),
         pytest.param(HEADER + "yesterday,1,1\n", "line 2, TIMESTAMP is 'yesterday'", id="no time"),
         pytest.param(HEADER + "nan,1,1\n", "line 2, TIMESTAMP is 'nan'", id="not a number"),

@@ -35,7 +35,7 @@ def read_requests(trace: Path, *, copies: float, seed: int) -> list[Request]:
         else:
             with trace.open(encoding="utf-8", newline="") as lines:
                 requests = _parsed(lines, trace.name)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SpecError(
             field="--trace", value=trace, rule=f"it could not be read: {error}", advice="name a CSV file"
         ) from error

@@ -131,7 +131,8 @@ class _Line:
 
     def tokens(self, column: str) -> int:
         text = self.text(column)
-        tokens = int(text) if text.isascii() and text.isdecimal() else 0
+        is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_TOKENS))
+        tokens = int(text) if is_number else 0
         if not 1 <= tokens <= MAX_TOKENS:
             raise self.error(
                 column,
