@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from e2e.localkube.locks import exclusive
 from e2e.localkube.progress import step
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,7 +79,7 @@ def make_environment() -> None:
         uv = (python, "-m", "uv", "pip")
         run(*uv, *locked, str(LOCK), "--compile-bytecode", "--python", python, *uv_sources(pip))
     except BootstrapError as error:
-        # Slower by half a minute, but it may have ways to packages that uv does not know.
+        # Slower, but it may have ways to packages that uv does not know.
         print(f"uv cannot install the environment, pip does: {error}", file=sys.stderr)
         run(*pip, *locked, str(LOCK))
     run(*pip, "install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", ".")
@@ -102,7 +103,7 @@ def main() -> int:
         print(f"Python {found} is too old: run make with PYTHON=python3.11 or newer", file=sys.stderr)
         return 1
     try:
-        with step("Python environment") as current:
+        with exclusive(ROOT / "build" / "bootstrap.lock"), step("Python environment") as current:
             wanted = fingerprint()
             if STAMP.is_file() and STAMP.read_text() == wanted:
                 current.cached()
