@@ -194,6 +194,8 @@ def _wish(memory: AllocationMemory, request: AllocationRequest, name: PoolName) 
         size, limited_by = _follow(
             rate_limited(history, size, now, spec.behavior), "behavior", size, limited_by
         )
+        if wanted.at_once is not None:
+            needed = min(needed, wanted.at_once)
         needed = rate_limited(history, needed, now, spec.behavior)
     size, limited_by = _follow(min(size, pool.max_replicas), "maxReplicas", size, limited_by)
     size, limited_by = _follow(max(size, pool.min_replicas), "minReplicas", size, limited_by)
@@ -326,7 +328,7 @@ def _fill(wishes: tuple[_Wish, ...], spec: ClusterSpec, *, keep: bool) -> Sizes:
     ]
     held = [_Tier(names, [wish.replicas for wish in wishes], is_held=True) for names in (BASE, ALL)]
     kept = [
-        _Tier(ALL, [min(wish.history.size, wish.most) for wish in wishes], gpus=paid),
+        _Tier(ALL, _in_proportion(wishes, paid), gpus=paid),
         _Tier(ALL, [wish.most for wish in wishes], gpus=paid),
     ]
     for tier in (*needed, *held, *kept):
@@ -339,6 +341,15 @@ def _fill(wishes: tuple[_Wish, ...], spec: ClusterSpec, *, keep: bool) -> Sizes:
         gpus = spec.budget_gpus if tier.gpus is None else tier.gpus
         fill_tier(sizes, members, free=gpus - taken, burden=burdens(spec) if tier.is_held else None)
     return sizes
+
+
+def _in_proportion(wishes: tuple[_Wish, ...], gpus: int) -> list[int]:
+    """Sizes that would fill `gpus` with every pool as far above what it needs as the others."""
+    needs = [min(wish.wanted.need, wish.replicas) for wish in wishes]
+    needed = sum(need * wish.pool.gpus_per_replica for need, wish in zip(needs, wishes, strict=True))
+    if needed <= 0:
+        return [min(wish.history.size, wish.most) for wish in wishes]
+    return [min(math.ceil(need * gpus / needed), wish.most) for need, wish in zip(needs, wishes, strict=True)]
 
 
 def _target(wish: _Wish, sizes: Sizes, request: AllocationRequest) -> Target:

@@ -24,6 +24,7 @@ from types import MappingProxyType
 from typing import Final
 
 from inferencecluster.core.arrivals import (
+    NOTHING,
     LEVEL_SECONDS,
     Arrivals,
     Bin,
@@ -177,6 +178,11 @@ class Demand:
     def ready_for(self) -> Arrivals:
         """What is planned and its reserve."""
         return self.planned.plus(self.headroom)
+
+    @property
+    def present(self) -> Demand:
+        """The same without foresight: ready for what arrives now, and for nothing else."""
+        return replace(self, planned=self.arrivals, headroom=NOTHING)
 
     @property
     def complete(self) -> bool:

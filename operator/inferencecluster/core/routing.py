@@ -9,8 +9,8 @@
 
 A request that cannot be split starts at 2.
 
-A replica has room for a prompt while nothing waits in front of it, or while `pending + prompt` stays within
-`overflow_tokens`; room for the token phase while batch and KV memory hold it. A replica without any work takes
+A replica has room for a prompt while what waits there is within `overflow_tokens`: a long prompt waits no longer than a short
+one, and its own length is no reason to disturb others. It has room for the token phase while batch and KV memory hold it. A replica without any work takes
 whatever comes: a request larger than every engine is the engine's to refuse. An empty pool is a pool without room.
 
 `Fleet` keeps the replicas in the orders that decisions need, so that a decision does not look at all of them.
@@ -301,8 +301,7 @@ class _Rooms:
     def for_prefill(self, view: ReplicaView) -> bool:
         if view.name in self.request.excluded:
             return False
-        pending = view.pending_prefill_tokens
-        return pending == 0 or pending + self.request.prompt_tokens <= self.policy.overflow_tokens
+        return view.pending_prefill_tokens <= self.policy.overflow_tokens
 
     def for_decode(self, view: ReplicaView) -> bool:
         if view.name in self.request.excluded:

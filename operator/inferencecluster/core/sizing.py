@@ -22,7 +22,7 @@ Nothing here looks at a clock or at an earlier decision, so equal demand and fle
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from inferencecluster.core.arrivals import Arrivals
@@ -68,6 +68,8 @@ class Wanted:
     """Name and value of everything that was weighed, in a fixed order."""
     need: float
     """What was rounded up to `replicas`."""
+    at_once: int | None = None
+    """Of `replicas`, those for what arrives and waits at this moment; None where replicas of other pools cannot join in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,19 @@ def size_pools(
     spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...]
 ) -> tuple[Wanted, Wanted, Wanted]:
     """Wanted sizes of prefill, decode and mixed. A base pool with `max_replicas` 0 is off: mixed carries its phase."""
+    wanted = _size_pools(spec, demand, replicas)
+    if not any(pool.interchangeable for pool in spec.pools):
+        return wanted
+    prefill, decode, mixed = (
+        replace(ahead, at_once=min(ahead.replicas, now.replicas)) if spec.pool(ahead.pool).interchangeable else ahead
+        for ahead, now in zip(wanted, _size_pools(spec, demand.present, replicas), strict=True)
+    )
+    return prefill, decode, mixed
+
+
+def _size_pools(
+    spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...]
+) -> tuple[Wanted, Wanted, Wanted]:
     decode = _size_decode(spec, demand, replicas)
     prefill = _size_prefill(spec, demand, replicas, decoding=decode.replicas)
     if prefill.reason == decode.reason == POOL_OFF:
