@@ -9,9 +9,10 @@
 
 A request that cannot be split starts at 2.
 
-A replica has room for a prompt while what waits there is within `overflow_tokens`: a long prompt waits no longer than a short
-one, and its own length is no reason to disturb others. It has room for the token phase while batch and KV memory hold it. A replica without any work takes
-whatever comes: a request larger than every engine is the engine's to refuse. An empty pool is a pool without room.
+A replica has room for a prompt while what waits there is within `overflow_tokens`: a long prompt waits no longer than a
+short one, and its own length is no reason to disturb others. It has room for the token phase while batch and KV memory hold
+it. A replica without any work takes whatever comes: a request larger than every engine is the engine's to refuse. An empty
+pool is a pool without room.
 
 `Fleet` keeps the replicas in the orders that decisions need, so that a decision does not look at all of them.
 """
@@ -81,7 +82,7 @@ class RoutingPolicy:
     """Settings of the cluster that routing follows."""
 
     overflow_tokens: int
-    """Pending prompt tokens above which a prefill queue is too long (`spec.router.overflowTokens`)."""
+    """Pending prompt tokens above which a prefill queue is too long (`spec.router.overflowTokens`), the new prompt not counted."""
 
 
 class HoldReason(StrEnum):
