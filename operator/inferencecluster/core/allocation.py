@@ -18,16 +18,22 @@ lacks the largest share of what the tier wants for it (prefill, decode, mixed am
 
     1  minReplicas of all pools, and the pair of one prefill and one decode replica
     2  present sizes, as far as missing signals or the user's rate limits forbid shrinking
-    3  what prefill and decode need; each keeps its proportion, so neither starves the other
+    3  what prefill and decode need (between interchangeable pools: for what arrives and waits at this moment); each
+       keeps its proportion, so neither starves the other
     4  what mixed needs
-    5  what prefill and decode only hold for their stabilisation window; the pool whose GPUs are dearer by
-       `scaling.objective` (price, or watts) gives way first
+    5  what prefill and decode only hold for their stabilisation window, and between interchangeable pools also what they
+       only plan for or hold in reserve; the pool whose GPUs are dearer by `scaling.objective` (price, or watts) gives way
+       first
     6  the same for mixed
-    7  up to the GPUs that are kept anyway: present sizes, then whatever the bounds allow
+    7  up to the GPUs that are kept anyway: each pool in proportion to what it needs (present sizes where none needs any),
+       then whatever the bounds allow
 
 Tier 5 is the trade: *need* looks back over a short window, so a pool whose demand has gone gives GPUs to a pool that
-is short, long before it would shrink by itself (at once where its replicas can be converted). Example: budget 10, one GPU each; prefill needs 8, decode needs 2 and
+is short, long before it would shrink by itself. Example: budget 10, one GPU each; prefill needs 8, decode needs 2 and
 holds 6. Tier 3 grants 8 and 2, nothing is left to hold: decode releases 4. With a budget of 12 it keeps 4.
+
+Where replicas can be converted, a pool gives in the very decision in which its demand goes, whatever it plans for: plans look
+ahead by one boot, and a replica of another pool joins in seconds (`Wanted.at_once`).
 
 Two pools that are both short share by their needs at once, but not for an imbalance of a replica or a tenth.
 
@@ -134,7 +140,7 @@ class _Wish:
     wanted: Wanted
     replicas: int
     needed: int
-    """Without what is held only for the stabilisation window; <= `replicas`."""
+    """Without what is held only for the stabilisation window, or between interchangeable pools only planned; <= `replicas`."""
     kept: int
     """What the pool loses to hard limits only."""
     most: int

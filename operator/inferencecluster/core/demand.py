@@ -24,8 +24,8 @@ from types import MappingProxyType
 from typing import Final
 
 from inferencecluster.core.arrivals import (
-    NOTHING,
     LEVEL_SECONDS,
+    NOTHING,
     Arrivals,
     Bin,
     burstiness_of,
