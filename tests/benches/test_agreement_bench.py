@@ -117,9 +117,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (found / evidence.ENGINES_FILE).write_text(json.dumps(engines))
     known = cluster_of(cluster, boot_seconds=None)
-    scenario = Scenario(
-        known.spec, known.hardware, warm_up_seconds=IDLE_SECONDS, timeline_seconds=1.0
-    )
+    scenario = Scenario(known.spec, known.hardware, warm_up_seconds=IDLE_SECONDS, timeline_seconds=1.0)
     journeys: list[Journey] = []
     simulation = Simulation(scenario, record=journeys.append)
     looks = looks_of(simulation)
