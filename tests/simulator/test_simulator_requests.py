@@ -107,7 +107,7 @@ def test_without_the_other_pool_a_replica_is_borrowed(sizes: tuple[int, int, int
 
 
 def test_a_full_prefill_queue_borrows_the_decode_replica() -> None:
-    found = run(scenario(cluster_spec(overflow_tokens=1500)), requests((0.0, 1000, 50), (0.001, 1000, 50)))
+    found = run(scenario(cluster_spec(overflow_tokens=999)), requests((0.0, 1000, 50), (0.001, 1000, 50)))
     assert [journey.path for journey in found.journeys] == [Path.DISAGGREGATED, Path.BORROWED]
 
 
