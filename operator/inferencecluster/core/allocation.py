@@ -22,11 +22,11 @@ lacks the largest share of what the tier wants for it (prefill, decode, mixed am
        keeps its proportion, so neither starves the other
     4  what mixed needs
     5  what prefill and decode only hold for their stabilisation window, and between interchangeable pools also what they
-       only plan for or hold in reserve; the pool whose GPUs are dearer by `scaling.objective` (price, or watts) gives way
+       only plan for or hold in reserve, present sizes first; the pool whose GPUs are dearer by `scaling.objective` (price, or watts) gives way
        first
     6  the same for mixed
-    7  up to the GPUs that are kept anyway: each pool in proportion to what it needs (present sizes where none needs any),
-       then whatever the bounds allow
+    7  up to the GPUs that are kept anyway: present sizes (between interchangeable pools in proportion to what they need,
+       unless that moves a tenth only), then whatever the bounds allow
 
 Tier 5 is the trade: *need* looks back over a short window, so a pool whose demand has gone gives GPUs to a pool that
 is short, long before it would shrink by itself. Example: budget 10, one GPU each; prefill needs 8, decode needs 2 and
@@ -333,8 +333,13 @@ def _fill(wishes: tuple[_Wish, ...], spec: ClusterSpec, *, keep: bool) -> Sizes:
         _Tier(ALL, [wish.needed for wish in wishes]),
     ]
     held = [_Tier(names, [wish.replicas for wish in wishes], is_held=True) for names in (BASE, ALL)]
+    present = [min(wish.history.size, wish.most) for wish in wishes]
+    if any(wish.pool.interchangeable for wish in wishes):
+        # Plans that cannot all be met move nobody to and fro.
+        held.insert(0, _Tier(BASE, [min(wish.history.size, wish.replicas) for wish in wishes]))
+        present = _in_proportion(wishes, paid)
     kept = [
-        _Tier(ALL, _in_proportion(wishes, paid), gpus=paid),
+        _Tier(ALL, present, gpus=paid),
         _Tier(ALL, [wish.most for wish in wishes], gpus=paid),
     ]
     for tier in (*needed, *held, *kept):
@@ -350,12 +355,17 @@ def _fill(wishes: tuple[_Wish, ...], spec: ClusterSpec, *, keep: bool) -> Sizes:
 
 
 def _in_proportion(wishes: tuple[_Wish, ...], gpus: int) -> list[int]:
-    """Sizes that would fill `gpus` with every pool as far above what it needs as the others."""
+    """Sizes that would fill `gpus` with every pool as far above what it needs as the others; present ones if they nearly do."""
+    present = [min(wish.history.size, wish.most) for wish in wishes]
     needs = [min(wish.wanted.need, wish.replicas) for wish in wishes]
     needed = sum(need * wish.pool.gpus_per_replica for need, wish in zip(needs, wishes, strict=True))
     if needed <= 0:
-        return [min(wish.history.size, wish.most) for wish in wishes]
-    return [min(math.ceil(need * gpus / needed), wish.most) for need, wish in zip(needs, wishes, strict=True)]
+        return present
+    fair = [min(math.ceil(need * gpus / needed), wish.most) for need, wish in zip(needs, wishes, strict=True)]
+    is_near = all(
+        abs(goal - size) <= size * TOLERANCE_PERCENT // 100 for goal, size in zip(fair, present, strict=True)
+    )
+    return present if is_near else fair
 
 
 def _target(wish: _Wish, sizes: Sizes, request: AllocationRequest) -> Target:
