@@ -35,7 +35,6 @@ from inferencecluster.core.spec import ScalingMode
 from inferencecluster.render.context import Platform, pool_context
 from inferencecluster.render.emulated import emulated_engine
 from inferencecluster.simulator.journeys import Journey
-from inferencecluster.simulator.links import CONTEXT_FIRST
 from inferencecluster.simulator.scenario import Scenario as SimulatedScenario
 from inferencecluster.simulator.simulation import simulate
 from inferencecluster.simulator.workload import Request
@@ -182,7 +181,7 @@ def compare(fleet: Fleet, answers: list[Answer]) -> tuple[Figure, ...]:
     )
     prefill, decode, mixed = pools
     fixed = replace(spec, mode=ScalingMode.FIXED, pools=(prefill, decode, mixed))
-    scenario = SimulatedScenario(fixed, fleet.cluster.hardware, network=CONTEXT_FIRST)
+    scenario = SimulatedScenario(fixed, fleet.cluster.hardware)
     workload = sorted(
         Request(max(0.0, answer.at + answer.late), answer.prompt_tokens, answer.output_tokens)
         for answer in answers

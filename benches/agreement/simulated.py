@@ -15,7 +15,6 @@ from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.perfmodel import DecodeModel, PerformanceModel, PrefillModel
 from inferencecluster.simulator.hardware import Hardware
 from inferencecluster.simulator.journeys import Journey, Outcome
-from inferencecluster.simulator.links import CONTEXT_FIRST
 from inferencecluster.simulator.report import Report
 from inferencecluster.simulator.scenario import TERMINATION_SECONDS, Boot, Operations, Scenario
 from inferencecluster.simulator.signals import Signals
@@ -117,7 +116,6 @@ def simulate_demo(demo: Demo, setting: Setting, *, phase: float, recorded_sizes:
         initial=demo.initial,
         warm_up_seconds=first,
         boot=Boot.of(setting.boot_seconds),
-        network=CONTEXT_FIRST,
         operations=Operations(termination_seconds=setting.termination_seconds),
         timeline_seconds=1.0,
     )

@@ -76,11 +76,11 @@ def reserved(*, boot_seconds: float, initial: Sizes, seed: int) -> Scenario:
 
 
 def with_conversion(scenario: Scenario, *, enabled: bool) -> Scenario:
-    """With `spec.scaling.conversion` as told. Enabled: every engine is configured as a mixed one."""
+    """With `spec.scaling.conversion` as told. Enabled: every engine takes any work."""
     prefill, decode, mixed = (replace(pool, interchangeable=enabled) for pool in scenario.spec.pools)
     spec = replace(scenario.spec, pools=(prefill, decode, mixed))
     engines = {
-        pool.name: Hardware.of_profile(default_profile(), pool.tuned_for, itl_seconds=SLO.itl_seconds)
+        pool.name: Hardware.of_profile(default_profile(), pool.iterates_like, itl_seconds=SLO.itl_seconds)
         for pool in spec.pools
     }
     return replace(scenario, spec=spec, hardware=engines)

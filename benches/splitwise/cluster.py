@@ -82,7 +82,7 @@ def scenario(design: Design, model: Model, physics: Physics, profiles: Profiles)
         initial=design.sizes,
         network=Network(layer_wise=True, constant_seconds=overlap)
         if physics.shares_links
-        else Network(layer_wise=False, dedicated=True, constant_seconds=0.0),
+        else Network(dedicated=True),
         max_queue_seconds=PATIENCE_SECONDS,
         late_seconds=math.inf,
         chunked_prefill=False,

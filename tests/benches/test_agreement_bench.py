@@ -36,7 +36,6 @@ from inferencecluster.core.observation import Observation
 from inferencecluster.render.context import Platform, pool_context
 from inferencecluster.render.emulated import emulated_engine
 from inferencecluster.simulator.journeys import Journey
-from inferencecluster.simulator.links import CONTEXT_FIRST
 from inferencecluster.simulator.scenario import Scenario
 from inferencecluster.simulator.simulation import Simulation
 from inferencecluster.simulator.workload import Request
@@ -118,9 +117,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (found / evidence.ENGINES_FILE).write_text(json.dumps(engines))
     known = cluster_of(cluster, boot_seconds=None)
-    scenario = Scenario(
-        known.spec, known.hardware, warm_up_seconds=IDLE_SECONDS, network=CONTEXT_FIRST, timeline_seconds=1.0
-    )
+    scenario = Scenario(known.spec, known.hardware, warm_up_seconds=IDLE_SECONDS, timeline_seconds=1.0)
     journeys: list[Journey] = []
     simulation = Simulation(scenario, record=journeys.append)
     looks = looks_of(simulation)

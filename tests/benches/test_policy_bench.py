@@ -231,10 +231,10 @@ def test_replicas_that_are_paid_for_stay_and_move() -> None:
     assert simulation.replicas.conversions > 0
 
 
-def test_engines_that_convert_are_configured_for_every_phase() -> None:
+def test_engines_that_convert_make_iterations_as_long_as_prefill_ones() -> None:
     scenario = reserved(boot_seconds=120.0, initial=(4, 20, 0), seed=1)
     assert {item.max_num_tokens for item in scenario.hardware.values()} == {
-        hardware()[PoolName.MIXED].max_num_tokens
+        hardware()[PoolName.PREFILL].max_num_tokens
     }
     apart = VARIANTS["without-conversion"].scenario(scenario)
     assert apart.hardware == hardware()

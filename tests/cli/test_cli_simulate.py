@@ -13,9 +13,11 @@ import typer
 import yaml
 from typer.testing import CliRunner, Result
 
+from inferencecluster.api.inferencecluster import InferenceCluster
 from inferencecluster.cli.line_chart import Chart, Series, nice_ceiling, svg
 from inferencecluster.cli.policy_option import KNOBS, Knob
 from inferencecluster.cli.simulate import simulate_command
+from inferencecluster.cli.simulate_inputs import cluster_of
 from inferencecluster.cli.simulate_tables import milliseconds, percent_of, sparkline
 from inferencecluster.simulator.policies.registry import POLICIES
 
@@ -129,6 +131,18 @@ def test_a_cluster_whose_pools_trade_converts_only_where_it_may(
     file.write_text(yaml.safe_dump(manifest))
     found = simulated(file, trace, "--copies", 60, "--warm-up-seconds", 0)
     assert (found["conversions"] > 0) == (conversion == "Enabled")
+
+
+@pytest.mark.parametrize("performance", [PROFILE, COEFFICIENTS])
+@pytest.mark.parametrize(("conversion", "tokens"), [("Disabled", {8192, 384}), ("Enabled", {8192})])
+def test_engines_are_simulated_with_the_iterations_that_the_operator_configures(
+    performance: dict[str, Any], conversion: str, tokens: set[int]
+) -> None:
+    pool = {**POOL, "performance": performance}
+    spec = {**CLUSTER["spec"], "pools": {"prefill": pool, "decode": pool}}
+    spec["scaling"] = {"conversion": conversion}
+    found = cluster_of(InferenceCluster.model_validate({**CLUSTER, "spec": spec}), boot_seconds=None)
+    assert {item.max_num_tokens for item in found.hardware.values()} == tokens
 
 
 def test_pools_follow_a_load_that_one_replica_cannot_carry_after_a_boot(cluster: Path, trace: Path) -> None:

@@ -5,23 +5,36 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.core.allocation_builders import D, Three, back_off, limits_of, request, restored, sizes_of
-from tests.core.sizing_builders import cluster, fleet, rules
+from tests.core.allocation_builders import (
+    D,
+    P,
+    Three,
+    back_off,
+    limits_of,
+    request,
+    restored,
+    sizes_of,
+    wanted,
+)
+from tests.core.sizing_builders import cluster, fleet, pool, rules
 
-from inferencecluster.core.allocation import allocate
-from inferencecluster.core.spec import ScalingMode
+from inferencecluster.core.allocation import AllocationRequest, allocate
+from inferencecluster.core.spec import ClusterSpec, PolicyType, ScalingMode, ScalingPolicy
 
 
 @pytest.mark.parametrize(
     ("kept", "present", "wish", "size"),
     [
         pytest.param(0, (6, 4, 2), (2, 2, 0), (2, 2, 0), id="none"),
-        pytest.param(12, (6, 4, 2), (2, 2, 0), (6, 4, 2), id="nobody shrinks"),
-        pytest.param(12, (6, 4, 2), (8, 2, 0), (8, 3, 1), id="a pool grows by what others do not need"),
-        pytest.param(12, (6, 4, 2), (2, 9, 0), (2, 9, 1), id="also by almost all of it"),
-        pytest.param(8, (6, 4, 2), (2, 2, 0), (4, 3, 1), id="fewer than there are"),
-        pytest.param(12, (2, 2, 0), (2, 2, 0), (4, 4, 4), id="more than there are"),
-        pytest.param(20, (2, 2, 0), (2, 2, 0), (4, 4, 4), id="never beyond the budget"),
+        pytest.param(12, (6, 4, 2), (2, 2, 0), (6, 6, 0), id="all stay, half and half for equal needs"),
+        pytest.param(12, (6, 4, 2), (2, 4, 0), (4, 8, 0), id="who needs twice as much gets twice as much"),
+        pytest.param(12, (6, 4, 2), (2, 2, 1), (5, 5, 2), id="mixed has its share, too"),
+        pytest.param(12, (6, 4, 2), (8, 2, 0), (10, 2, 0), id="a pool grows by what others do not need"),
+        pytest.param(12, (6, 4, 2), (2, 9, 0), (2, 10, 0), id="also by all of it"),
+        pytest.param(12, (6, 4, 2), (0, 0, 0), (6, 4, 2), id="without any need they stay where they are"),
+        pytest.param(8, (6, 4, 2), (2, 2, 0), (4, 4, 0), id="fewer than there are"),
+        pytest.param(12, (2, 2, 0), (2, 2, 0), (6, 6, 0), id="more than there are"),
+        pytest.param(20, (2, 2, 0), (2, 2, 0), (6, 6, 0), id="never beyond the budget"),
     ],
 )
 def test_gpus_that_are_paid_for_are_kept(kept: int, present: Three, wish: Three, size: Three) -> None:
@@ -34,8 +47,15 @@ def test_gpus_that_are_paid_for_are_kept(kept: int, present: Three, wish: Three,
 def test_what_is_kept_is_told() -> None:
     spec = replace(cluster(budget=12, down=rules(0.0)), kept_gpus=12)
     _, targets = allocate(restored((6, 4, 2)), request((2, 4, 0), now=10_000.0, spec=spec))
-    assert limits_of(targets) == ("minGpus", "", "minGpus")
-    assert targets[0].message == "budget.minGpus 12 keeps 6: demand asks for 2 (2 wanted)"
+    assert limits_of(targets) == ("minGpus", "minGpus", "")
+    assert targets[0].message == "budget.minGpus 12 keeps 4: demand asks for 2 (2 wanted)"
+
+
+def test_what_bounds_leave_of_a_share_goes_to_the_others() -> None:
+    spec = replace(cluster(decode=pool(D, maximum=3), budget=12, down=rules(0.0)), kept_gpus=12)
+    _, targets = allocate(restored((6, 3, 0)), request((2, 2, 0), now=10_000.0, spec=spec))
+    assert sizes_of(targets)[1] == 3
+    assert sum(sizes_of(targets)) == 12
 
 
 @pytest.mark.parametrize("mode", [ScalingMode.FIXED, ScalingMode.EXTERNAL])
@@ -63,3 +83,52 @@ def test_a_trade_that_costs_no_boot_need_not_wait_for_one(interchangeable: bool,
     for now in (15.0, 30.0, 45.0):
         memory, targets = allocate(memory, request((4, 6, 0), now=now, spec=spec))
     assert sizes_of(targets) == size
+
+
+def at_once(spec: ClusterSpec, wish: Three, now: Three) -> AllocationRequest:
+    """A request for `wish`, of which `now` arrives and waits at this moment; told only where replicas move in seconds."""
+    told = tuple(
+        replace(item, at_once=replicas if spec.pool(item.pool).interchangeable else None)
+        for item, replicas in zip(wanted(wish), now, strict=True)
+    )
+    return replace(request(wish, now=15.0, spec=spec), wanted=(told[0], told[1], told[2]))
+
+
+def converting(spec: ClusterSpec, *, enabled: bool = True) -> ClusterSpec:
+    prefill, decode, mixed = (replace(item, interchangeable=enabled) for item in spec.pools)
+    return replace(spec, pools=(prefill, decode, mixed))
+
+
+@pytest.mark.parametrize(
+    ("budget", "enabled", "size"),
+    [
+        pytest.param(10, True, (2, 8, 0), id="what is only planned gives way at once"),
+        pytest.param(12, True, (4, 8, 0), id="as far as the others need it"),
+        pytest.param(14, True, (6, 8, 0), id="a budget that suffices changes nothing"),
+        pytest.param(10, False, (4, 6, 0), id="without conversion a plan counts like arrivals"),
+        pytest.param(14, False, (6, 8, 0), id="nor does it without conversion"),
+    ],
+)
+def test_what_arrives_comes_before_what_is_planned_where_replicas_join_in_seconds(
+    budget: int, enabled: bool, size: Three
+) -> None:
+    """Prefill plans 6 for a peak that is over and needs 2; decode needs all of its 8."""
+    spec = converting(cluster(budget=budget), enabled=enabled)
+    _, targets = allocate(restored((6, 4, 0)), at_once(spec, (6, 8, 0), (2, 8, 0)))
+    assert sizes_of(targets) == size
+
+
+def test_what_a_pool_keeps_below_its_plan_is_told_as_the_budget() -> None:
+    spec = converting(cluster(budget=10))
+    _, targets = allocate(restored((6, 4, 0)), at_once(spec, (6, 8, 0), (2, 8, 0)))
+    assert limits_of(targets) == ("budget", "", "")
+    assert targets[0].message == "the budget of 10 GPUs leaves room for 2: demand asks for 6 (6 wanted)"
+
+
+def test_no_pool_gives_more_than_its_minimum_and_the_rates_of_the_user_allow() -> None:
+    spec = converting(cluster(prefill=pool(P, minimum=3), budget=10))
+    _, targets = allocate(restored((6, 4, 0)), at_once(spec, (6, 8, 0), (2, 8, 0)))
+    assert sizes_of(targets) == (3, 7, 0)
+    slowly = converting(cluster(budget=10, down=rules(300.0, ScalingPolicy(PolicyType.PODS, 1, 60.0))))
+    _, targets = allocate(restored((6, 4, 0)), at_once(slowly, (6, 8, 0), (2, 8, 0)))
+    assert sizes_of(targets) == (5, 5, 0)

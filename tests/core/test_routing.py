@@ -47,7 +47,7 @@ def replica(name: str, **fields: Any) -> ReplicaView:
     return replace(idle, **fields)
 
 
-FULL_QUEUE = {"pending_prefill_tokens": 8000}
+FULL_QUEUE = {"pending_prefill_tokens": 8193}
 FULL_MEMORY = {"resident_kv_tokens": 99_000, "decoding_sequences": 10}
 FULL_BATCH = {"resident_kv_tokens": 10_000, "decoding_sequences": 64}
 
@@ -73,12 +73,12 @@ CASES = [
         id="memory counts by its share where capacities differ",
     ),
     pytest.param(
-        [replica("p0", pending_prefill_tokens=7192), replica("d0"), replica("m0")],
+        [replica("p0", pending_prefill_tokens=8192), replica("d0"), replica("m0")],
         Disaggregated("p0", "d0"),
         id="exactly at the overflow is no overflow",
     ),
     pytest.param(
-        [replica("p0", pending_prefill_tokens=7193), replica("d0"), replica("m0")],
+        [replica("p0", pending_prefill_tokens=8193), replica("d0"), replica("m0")],
         Whole("m0", borrowed=False),
         id="above the overflow mixed helps",
     ),
@@ -205,6 +205,24 @@ def test_the_order_in_which_replicas_became_known_does_not_matter(
     assert {route(REQUEST, Fleet(order), POLICY) for order in permutations(fleet)} == {decision}
 
 
+@pytest.mark.parametrize("tokens", [1, 1000, 8192, 8193, 20_000])
+@pytest.mark.parametrize(
+    ("waiting", "decision"),
+    [
+        pytest.param(0, Disaggregated("p0", "d0"), id="nobody waits"),
+        pytest.param(1, Disaggregated("p0", "d0"), id="a short queue"),
+        pytest.param(8192, Disaggregated("p0", "d0"), id="just not too long"),
+        pytest.param(8193, Whole("d0", borrowed=True), id="too long"),
+    ],
+)
+def test_the_queue_decides_who_is_borrowed_and_not_the_prompt(
+    waiting: int, decision: Decision, tokens: int
+) -> None:
+    """A long prompt among the streams of a decode replica would ruin their ITL, and gain nothing over a short queue."""
+    fleet = Fleet([replica("p0", pending_prefill_tokens=waiting), replica("d0")])
+    assert route(replace(REQUEST, prompt_tokens=tokens), fleet, POLICY) == decision
+
+
 def test_equal_replicas_are_chosen_by_name() -> None:
     fleet = Fleet([replica(name) for name in ("p2", "p1", "d2", "d1")])
     assert route(REQUEST, fleet, POLICY) == Disaggregated("p1", "d1")
@@ -252,7 +270,7 @@ def views(
         st.sampled_from(list(names)),
         revision=st.sampled_from(["r1", "r2"]),
         serving=st.booleans(),
-        pending_prefill_tokens=st.sampled_from([0, 1, 20, 80, 99, 200]),
+        pending_prefill_tokens=st.sampled_from([0, 1, 20, 100, 101, 200]),
         resident_kv_tokens=st.sampled_from([0, 1, 50, 89, 100]),
         kv_capacity_tokens=st.sampled_from([100, 150]),
         max_batch_size=st.sampled_from([1, 2, 4]),
@@ -275,8 +293,7 @@ fleets = st.lists(views(), max_size=8).map(lambda found: list({view.name: view f
 def has_room(view: ReplicaView, request: RoutingRequest) -> tuple[bool, bool]:
     """Room for the prompt phase and for the token phase, by the rules as they are written down."""
     usable = view.serving and view.name not in request.excluded
-    queue = view.pending_prefill_tokens
-    prompt = queue == 0 or queue + request.prompt_tokens <= SMALL.overflow_tokens
+    prompt = view.pending_prefill_tokens <= SMALL.overflow_tokens
     memory = view.resident_kv_tokens + request.prompt_tokens + request.expected_output_tokens
     token = view.resident_kv_tokens == 0 or (
         memory <= view.kv_capacity_tokens and view.decoding_sequences < view.max_batch_size
@@ -424,7 +441,7 @@ def test_a_fleet_that_changed_equals_one_that_was_built_anew(
 
 
 @given(fleets, st.integers(1, 200))
-def test_assigning_until_everything_holds_never_exceeds_memory_batch_or_overflow(
+def test_assigning_until_everything_holds_exceeds_no_memory_and_no_batch_and_joins_no_long_queue(
     fleet: list[ReplicaView], prompt_tokens: int
 ) -> None:
     request = RoutingRequest(prompt_tokens=prompt_tokens, expected_output_tokens=3)
@@ -437,11 +454,8 @@ def test_assigning_until_everything_holds_never_exceeds_memory_batch_or_overflow
             if before.resident_kv_tokens and after.resident_kv_tokens != before.resident_kv_tokens:
                 assert after.resident_kv_tokens <= after.kv_capacity_tokens
                 assert after.decoding_sequences <= after.max_batch_size
-            if (
-                before.pending_prefill_tokens
-                and after.pending_prefill_tokens != before.pending_prefill_tokens
-            ):
-                assert after.pending_prefill_tokens <= SMALL.overflow_tokens
+            if after.pending_prefill_tokens != before.pending_prefill_tokens:
+                assert before.pending_prefill_tokens <= SMALL.overflow_tokens
             current.put(after)
     assert isinstance(route(request, current, SMALL), Hold)
 

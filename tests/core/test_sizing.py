@@ -87,6 +87,32 @@ def test_what_earlier_plans_lacked_is_added_to_both_phases() -> None:
     assert sizes(cluster(), replace(demand(100), headroom=arrivals(80)))[1] == 9
 
 
+LONG_QUEUE = waiting(head_age_seconds=9.0, held_tokens=900_000)
+
+
+@pytest.mark.parametrize(
+    ("seen", "wanted", "at_once"),
+    [
+        pytest.param(demand(20), 4, 4, id="nothing but what arrives"),
+        pytest.param(demand(20, planned=100), 14, 4, id="a peak that is over is only planned"),
+        pytest.param(replace(demand(20), headroom=arrivals(10)), 5, 4, id="a reserve is for later"),
+        # 2.4 busy, and 7.2 for what waits
+        pytest.param(demand(20, planned=100, queue=LONG_QUEUE), 20, 10, id="what waits counts like arrivals"),
+        pytest.param(demand(0, planned=100), 14, 0, id="nothing arrives any more"),
+    ],
+)
+def test_where_replicas_join_in_seconds_sizing_tells_what_is_needed_at_once(
+    seen: Demand, wanted: int, at_once: int
+) -> None:
+    alone, spec = size_pools(cluster(), seen, ()), cluster()
+    assert {item.at_once for item in alone} == {None}
+    pools = tuple(replace(item, interchangeable=item.name is PoolName.PREFILL) for item in spec.pools)
+    prefill, *others = size_pools(replace(spec, pools=(pools[0], pools[1], pools[2])), seen, ())
+    assert (prefill.replicas, prefill.at_once) == (wanted, at_once)
+    assert replace(prefill, at_once=None) == alone[0]
+    assert others == list(alone[1:])
+
+
 @pytest.mark.parametrize(
     ("age", "tokens", "wanted"),
     [

@@ -1,9 +1,20 @@
 """Observe, size and allocate in a row on a made-up load: up fast, down slowly, never over the budget."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
-from tests.core.sizing_builders import MISSING, cluster, fleet, flow, metrics, observation, pool
+from tests.core.sizing_builders import (
+    MISSING,
+    arrivals,
+    cluster,
+    demand,
+    fleet,
+    flow,
+    metrics,
+    observation,
+    pool,
+    rules,
+)
 
 from inferencecluster.core.allocation import AllocationMemory, AllocationRequest, Target, allocate
 from inferencecluster.core.demand import Demand, DemandMemory, observe_demand
@@ -123,3 +134,31 @@ def test_a_tight_budget_is_used_up_and_starves_no_phase(budget: int) -> None:
     # 48 busy and (800 + 47) / 48.8 = 17: about three to one
     assert decode >= 1
     assert prefill >= decode
+
+
+@pytest.mark.parametrize(
+    ("budget", "enabled", "sizes"),
+    [
+        pytest.param(20, True, (10, 10), id="prefill gives at once what only its plan holds"),
+        pytest.param(30, True, (20, 10), id="and no more than decode needs"),
+        pytest.param(20, False, (16, 4), id="without conversion the plan keeps its share"),
+        pytest.param(100, True, (35, 10), id="a budget for both takes nothing from the plan"),
+        pytest.param(100, False, (35, 10), id="nor does it without conversion"),
+    ],
+)
+def test_the_decision_that_sees_demand_turn_trades_where_replicas_convert(
+    budget: int, enabled: bool, sizes: tuple[int, int]
+) -> None:
+    """Prefill had a peak of long prompts, which it plans for still; now many short ones arrive, whose tokens need decode."""
+    now = demand(400, length=100.0)
+    seen = replace(now, planned=now.arrivals.at_least(arrivals(40, 5000.0)))
+    prefill, decode, mixed = (replace(item, interchangeable=enabled) for item in cluster().pools)
+    spec = cluster(prefill=prefill, decode=decode, mixed=mixed, budget=budget, down=rules(0))
+    before = AllocationMemory.restored(
+        {PoolName.PREFILL: budget - 4, PoolName.DECODE: 4, PoolName.MIXED: 0}, 0.0
+    )
+    wanted = size_pools(spec, seen, ())
+    asked = AllocationRequest(1000.0, spec, (), wanted, True, Missing("NotListed"), {})
+    _, (prefills, decodes, _) = allocate(before, asked)
+    assert (prefills.wanted, decodes.wanted) == (35, 10)
+    assert (prefills.replicas, decodes.replicas) == sizes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.perfmodel import DecodeModel, PerformanceModel, PrefillModel
 from inferencecluster.core.profiles import PROFILES, profile
+from inferencecluster.core.spec import PoolSpec
 from inferencecluster.core.token_budget import LEAST_PROMPT_TOKENS, PREFILL_TOKENS, iteration_tokens
 
 P, D, M = PoolName
@@ -34,6 +37,15 @@ def test_tokens_of_an_iteration(
     performance: PerformanceModel, pool: PoolName, itl: float, tokens: int
 ) -> None:
     assert iteration_tokens(pool, performance, itl_seconds=itl) == tokens
+
+
+@pytest.mark.parametrize("pool", PoolName)
+def test_engines_whose_replicas_convert_make_iterations_as_long_as_prefill_ones(pool: PoolName) -> None:
+    alone = PoolSpec(pool, 0, 8, 2, H200)
+    moving = replace(alone, interchangeable=True)
+    assert (alone.iterates_like, alone.tuned_for) == (pool, pool)
+    assert (moving.iterates_like, moving.tuned_for) == (P, M)
+    assert iteration_tokens(moving.iterates_like, H200, itl_seconds=0.040) == PREFILL_TOKENS
 
 
 @given(

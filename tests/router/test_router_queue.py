@@ -98,7 +98,7 @@ async def test_a_new_replica_takes_what_waits() -> None:
 
 async def test_a_change_of_settings_reaches_what_waits() -> None:
     pools = {"p0": "prefill", "d0": "decode"}
-    async with running_router(pools, settings=replace(SETTINGS, overflow_tokens=5)) as router:
+    async with running_router(pools, settings=replace(SETTINGS, overflow_tokens=1)) as router:
         slow_prompts(router)
         router.engines["p0"].always[CONTEXT] = Behaviour(gate=Never())
         router.engines["d0"].always[WHOLE] = Behaviour(gate=Never())
@@ -169,7 +169,7 @@ async def test_a_client_that_goes_away_leaves_the_queue() -> None:
 
 async def test_above_the_overflow_the_mixed_pool_helps_and_then_the_decode_pool() -> None:
     pools = {**PAIR, "m0": "mixed"}
-    async with running_router(pools, settings=replace(SETTINGS, overflow_tokens=9)) as router:
+    async with running_router(pools, settings=replace(SETTINGS, overflow_tokens=1)) as router:
         slow_prompts(router)
         for engine in router.engines.values():
             engine.always[CONTEXT] = engine.always[WHOLE] = Behaviour(gate=Never())
@@ -192,7 +192,7 @@ async def test_above_the_overflow_the_mixed_pool_helps_and_then_the_decode_pool(
 
 
 async def test_a_borrowed_replica_returns_when_its_mixed_work_ends() -> None:
-    async with running_router(PAIR, settings=replace(SETTINGS, overflow_tokens=5)) as router:
+    async with running_router(PAIR, settings=replace(SETTINGS, overflow_tokens=1)) as router:
         gates = [asyncio.Event(), asyncio.Event()]
         router.engines["p0"].script(CONTEXT, Behaviour(gate=gates[0]))
         router.engines["d0"].script(WHOLE, Behaviour(gate=gates[1]))

@@ -34,7 +34,6 @@ from inferencecluster.cli.simulate_inputs import cluster_of
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.render.context import Platform, pool_context
 from inferencecluster.render.emulated import emulated_engine
-from inferencecluster.simulator.links import Network
 from inferencecluster.simulator.scenario import Scenario
 from inferencecluster.simulator.sequences import Phase
 from inferencecluster.simulator.sequences import Sequence as SimulatedSequence
@@ -366,8 +365,7 @@ def test_a_request_passes_prefill_transfer_and_decode_in_the_same_time(requests:
     )
     # Nothing overflows into borrowed replicas: the pair has to carry the burst.
     spec = replace(fixed.spec, overflow_tokens=1_000_000)
-    network = Network(layer_wise=False, constant_seconds=0.0)
-    journeys = run(Scenario(spec, fixed.hardware, network=network), requests).journeys
+    journeys = run(Scenario(spec, fixed.hardware), requests).journeys
     assert {journey.path for journey in journeys} == {"disaggregated"}
     assert all(journey.held_seconds == 0 for journey in journeys)
     for number, journey in enumerate(journeys):

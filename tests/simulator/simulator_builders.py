@@ -20,6 +20,7 @@ from inferencecluster.core.spec import (
 from inferencecluster.simulator.events import EventQueue
 from inferencecluster.simulator.hardware import Hardware
 from inferencecluster.simulator.journeys import Journey
+from inferencecluster.simulator.links import LAYER_WISE
 from inferencecluster.simulator.mixed_engine import Engine, EngineLimits
 from inferencecluster.simulator.report import Report
 from inferencecluster.simulator.scenario import Scenario
@@ -90,7 +91,8 @@ def scenario(spec: ClusterSpec | None = None, **changes: Any) -> Scenario:
     pools = changes.pop("hardware", None) or {
         name: hardware(known.pool(name).performance) for name in PoolName
     }
-    return Scenario(known, pools, **changes)
+    # Caches hide behind their prompts, but for tests of the network: sums are easier to follow.
+    return Scenario(known, pools, **{"network": LAYER_WISE, **changes})
 
 
 def requests(*items: tuple[float, int, int]) -> list[Request]:

@@ -21,7 +21,7 @@ from inferencecluster.simulator.decode_engine import run_seconds
 from inferencecluster.simulator.frontend import OutputEstimate
 from inferencecluster.simulator.hardware import POWER_CAP_EXPONENT
 from inferencecluster.simulator.journeys import Outcome, Path
-from inferencecluster.simulator.links import Link, Network, transfer_ends_at
+from inferencecluster.simulator.links import CONTEXT_FIRST, Link, transfer_ends_at
 from inferencecluster.simulator.scenario import Failure, Faults, Scenario
 
 PREFILL_SECONDS = 0.110
@@ -46,13 +46,12 @@ def test_a_slow_link_shows_what_the_prompt_does_not_hide() -> None:
 
 
 def test_without_overlap_the_transfer_follows_the_prompt() -> None:
-    plain = Network(layer_wise=False, constant_seconds=0.0)
-    (journey,) = run(scenario(network=plain), ONE).journeys
+    (journey,) = run(scenario(network=CONTEXT_FIRST), ONE).journeys
     assert journey.ttft_seconds == pytest.approx(PREFILL_SECONDS + TRANSFER_SECONDS)
 
 
 def test_caches_that_meet_on_one_link_wait_for_each_other() -> None:
-    plan = scenario(cluster_spec((2, 1, 0)), network=Network(layer_wise=False, constant_seconds=0.0))
+    plan = scenario(cluster_spec((2, 1, 0)), network=CONTEXT_FIRST)
     first, second = run(plan, requests((0.0, 1000, 11), (0.0, 1000, 11))).journeys
     assert first.ttft_seconds == pytest.approx(PREFILL_SECONDS + TRANSFER_SECONDS)
     # Both prompts end at once on two replicas; the decode replica's link takes one cache after the other.
@@ -108,7 +107,7 @@ def test_without_the_other_pool_a_replica_is_borrowed(sizes: tuple[int, int, int
 
 
 def test_a_full_prefill_queue_borrows_the_decode_replica() -> None:
-    found = run(scenario(cluster_spec(overflow_tokens=1500)), requests((0.0, 1000, 50), (0.001, 1000, 50)))
+    found = run(scenario(cluster_spec(overflow_tokens=999)), requests((0.0, 1000, 50), (0.001, 1000, 50)))
     assert [journey.path for journey in found.journeys] == [Path.DISAGGREGATED, Path.BORROWED]
 
 

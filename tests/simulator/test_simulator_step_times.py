@@ -171,9 +171,7 @@ def test_with_whole_prompts_every_answer_is_complete_and_no_token_is_made_twice(
 
 
 def test_caches_on_links_of_their_own_do_not_wait_for_each_other() -> None:
-    plan = scenario(
-        cluster_spec((2, 1, 0)), network=Network(layer_wise=False, dedicated=True, constant_seconds=0.0)
-    )
+    plan = scenario(cluster_spec((2, 1, 0)), network=Network(dedicated=True))
     journeys = run(plan, requests((0.0, 1000, 3), (0.0, 1000, 3))).journeys
     arrived = PROMPT + 1000 * KV_BYTES / LINK
     # Both arrive at once; the second joins when the step that the first began is over.

@@ -32,7 +32,6 @@ from inferencecluster.cli.simulate_tables import print_tables
 from inferencecluster.cli.trace_file import MAX_COPIES, read_requests
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.spec import ScalingMode
-from inferencecluster.simulator.links import CONTEXT_FIRST
 from inferencecluster.simulator.policies.registry import POLICIES
 from inferencecluster.simulator.report import Report
 from inferencecluster.simulator.scenario import Boot, Scenario
@@ -150,7 +149,6 @@ def simulate_command(
             seed=seed,
             boot=boot,
             warm_up_seconds=warm_up,
-            network=CONTEXT_FIRST,
         )
         workload = _with_warm_up(requests, warm_up)
         built = chosen.build(cluster.spec, workload) if chosen is not None else None

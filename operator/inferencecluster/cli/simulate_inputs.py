@@ -60,7 +60,7 @@ def _hardware(
     known = profile_of(model_source, pool)
     if known is not None:
         mine = replace(known, performance=spec.performance)
-        return Hardware.of_profile(mine, spec.tuned_for, itl_seconds=itl_seconds), []
+        return Hardware.of_profile(mine, spec.iterates_like, itl_seconds=itl_seconds), []
     notes = []
     kv_bytes = kv_bytes_per_token(model_source, pool)
     if kv_bytes is None:
@@ -74,7 +74,7 @@ def _hardware(
         performance=spec.performance,
         kv_bytes_per_token=float(kv_bytes or 0),
         link_bytes_per_second=link_bytes_per_second(model_source, pool),
-        max_num_tokens=iteration_tokens(spec.tuned_for, spec.performance, itl_seconds=itl_seconds),
+        max_num_tokens=iteration_tokens(spec.iterates_like, spec.performance, itl_seconds=itl_seconds),
         dollars_per_gpu_hour=facts.dollars_per_hour,
         watts_per_gpu=facts.watts,
     )

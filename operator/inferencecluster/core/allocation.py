@@ -18,16 +18,22 @@ lacks the largest share of what the tier wants for it (prefill, decode, mixed am
 
     1  minReplicas of all pools, and the pair of one prefill and one decode replica
     2  present sizes, as far as missing signals or the user's rate limits forbid shrinking
-    3  what prefill and decode need; each keeps its proportion, so neither starves the other
+    3  what prefill and decode need (between interchangeable pools: for what arrives and waits at this moment); each
+       keeps its proportion, so neither starves the other
     4  what mixed needs
-    5  what prefill and decode only hold for their stabilisation window; the pool whose GPUs are dearer by
-       `scaling.objective` (price, or watts) gives way first
+    5  what prefill and decode only hold for their stabilisation window, and between interchangeable pools also what they
+       only plan for or hold in reserve, present sizes first; the pool whose GPUs are dearer by `scaling.objective` (price, or watts) gives way
+       first
     6  the same for mixed
-    7  up to the GPUs that are kept anyway: present sizes, then whatever the bounds allow
+    7  up to the GPUs that are kept anyway: present sizes (between interchangeable pools in proportion to what they need,
+       unless that moves a tenth only), then whatever the bounds allow
 
 Tier 5 is the trade: *need* looks back over a short window, so a pool whose demand has gone gives GPUs to a pool that
-is short, long before it would shrink by itself (at once where its replicas can be converted). Example: budget 10, one GPU each; prefill needs 8, decode needs 2 and
+is short, long before it would shrink by itself. Example: budget 10, one GPU each; prefill needs 8, decode needs 2 and
 holds 6. Tier 3 grants 8 and 2, nothing is left to hold: decode releases 4. With a budget of 12 it keeps 4.
+
+Where replicas can be converted, a pool gives in the very decision in which its demand goes, whatever it plans for: plans look
+ahead by one boot, and a replica of another pool joins in seconds (`Wanted.at_once`).
 
 Two pools that are both short share by their needs at once, but not for an imbalance of a replica or a tenth.
 
@@ -134,7 +140,7 @@ class _Wish:
     wanted: Wanted
     replicas: int
     needed: int
-    """Without what is held only for the stabilisation window; <= `replicas`."""
+    """Without what is held only for the stabilisation window, or between interchangeable pools only planned; <= `replicas`."""
     kept: int
     """What the pool loses to hard limits only."""
     most: int
@@ -194,6 +200,8 @@ def _wish(memory: AllocationMemory, request: AllocationRequest, name: PoolName) 
         size, limited_by = _follow(
             rate_limited(history, size, now, spec.behavior), "behavior", size, limited_by
         )
+        if wanted.at_once is not None:
+            needed = min(needed, wanted.at_once)
         needed = rate_limited(history, needed, now, spec.behavior)
     size, limited_by = _follow(min(size, pool.max_replicas), "maxReplicas", size, limited_by)
     size, limited_by = _follow(max(size, pool.min_replicas), "minReplicas", size, limited_by)
@@ -325,8 +333,13 @@ def _fill(wishes: tuple[_Wish, ...], spec: ClusterSpec, *, keep: bool) -> Sizes:
         _Tier(ALL, [wish.needed for wish in wishes]),
     ]
     held = [_Tier(names, [wish.replicas for wish in wishes], is_held=True) for names in (BASE, ALL)]
+    present = [min(wish.history.size, wish.most) for wish in wishes]
+    if any(wish.pool.interchangeable for wish in wishes):
+        # Plans that cannot all be met move nobody to and fro.
+        held.insert(0, _Tier(BASE, [min(wish.history.size, wish.replicas) for wish in wishes]))
+        present = _in_proportion(wishes, paid)
     kept = [
-        _Tier(ALL, [min(wish.history.size, wish.most) for wish in wishes], gpus=paid),
+        _Tier(ALL, present, gpus=paid),
         _Tier(ALL, [wish.most for wish in wishes], gpus=paid),
     ]
     for tier in (*needed, *held, *kept):
@@ -339,6 +352,20 @@ def _fill(wishes: tuple[_Wish, ...], spec: ClusterSpec, *, keep: bool) -> Sizes:
         gpus = spec.budget_gpus if tier.gpus is None else tier.gpus
         fill_tier(sizes, members, free=gpus - taken, burden=burdens(spec) if tier.is_held else None)
     return sizes
+
+
+def _in_proportion(wishes: tuple[_Wish, ...], gpus: int) -> list[int]:
+    """Sizes that would fill `gpus` with every pool as far above what it needs as the others; present ones if they nearly do."""
+    present = [min(wish.history.size, wish.most) for wish in wishes]
+    needs = [min(wish.wanted.need, wish.replicas) for wish in wishes]
+    needed = sum(need * wish.pool.gpus_per_replica for need, wish in zip(needs, wishes, strict=True))
+    if needed <= 0:
+        return present
+    fair = [min(math.ceil(need * gpus / needed), wish.most) for need, wish in zip(needs, wishes, strict=True)]
+    is_near = all(
+        abs(goal - size) <= size * TOLERANCE_PERCENT // 100 for goal, size in zip(fair, present, strict=True)
+    )
+    return present if is_near else fair
 
 
 def _target(wish: _Wish, sizes: Sizes, request: AllocationRequest) -> Target:

@@ -25,6 +25,7 @@ from typing import Final
 
 from inferencecluster.core.arrivals import (
     LEVEL_SECONDS,
+    NOTHING,
     Arrivals,
     Bin,
     burstiness_of,
@@ -177,6 +178,11 @@ class Demand:
     def ready_for(self) -> Arrivals:
         """What is planned and its reserve."""
         return self.planned.plus(self.headroom)
+
+    @property
+    def present(self) -> Demand:
+        """The same without foresight: ready for what arrives now, and for nothing else."""
+        return replace(self, planned=self.arrivals, headroom=NOTHING)
 
     @property
     def complete(self) -> bool:

@@ -9,9 +9,10 @@
 
 A request that cannot be split starts at 2.
 
-A replica has room for a prompt while nothing waits in front of it, or while `pending + prompt` stays within
-`overflow_tokens`; room for the token phase while batch and KV memory hold it. A replica without any work takes
-whatever comes: a request larger than every engine is the engine's to refuse. An empty pool is a pool without room.
+A prefill replica has room for a prompt while what waits there is within `overflow_tokens`: a long prompt waits no longer
+than a short one, and its own length is no reason to disturb others. On a mixed or borrowed replica, where streams wait for
+it, the prompt counts, too. There is room for the token phase while batch and KV memory hold it. A replica without any work
+takes whatever comes: a request larger than every engine is the engine's to refuse. An empty pool is a pool without room.
 
 `Fleet` keeps the replicas in the orders that decisions need, so that a decision does not look at all of them.
 """
@@ -81,7 +82,7 @@ class RoutingPolicy:
     """Settings of the cluster that routing follows."""
 
     overflow_tokens: int
-    """Pending prompt tokens above which a prefill queue is too long (`spec.router.overflowTokens`)."""
+    """Pending prompt tokens above which a prefill queue is too long (`spec.router.overflowTokens`), the new prompt not counted."""
 
 
 class HoldReason(StrEnum):
@@ -301,8 +302,13 @@ class _Rooms:
     def for_prefill(self, view: ReplicaView) -> bool:
         if view.name in self.request.excluded:
             return False
+        return view.pending_prefill_tokens <= self.policy.overflow_tokens
+
+    def for_whole(self, view: ReplicaView) -> bool:
+        """Both phases. Its own prompt counts: streams there wait for it, and another replica may be free before it starts."""
         pending = view.pending_prefill_tokens
-        return pending == 0 or pending + self.request.prompt_tokens <= self.policy.overflow_tokens
+        is_short = pending == 0 or pending + self.request.prompt_tokens <= self.policy.overflow_tokens
+        return is_short and self.for_decode(view)
 
     def for_decode(self, view: ReplicaView) -> bool:
         if view.name in self.request.excluded:
@@ -386,7 +392,7 @@ def _best_borrowed(fleet: Fleet, rooms: _Rooms) -> Whole | None:
 
 def _with_room(views: Iterator[ReplicaView], rooms: _Rooms) -> ReplicaView | None:
     """The first with room for both phases."""
-    return next((view for view in views if rooms.for_prefill(view) and rooms.for_decode(view)), None)
+    return next((view for view in views if rooms.for_whole(view)), None)
 
 
 def _why_held(fleet: Fleet, own: Iterable[_OwnPools], request: RoutingRequest) -> HoldReason:

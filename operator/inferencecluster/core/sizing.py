@@ -14,15 +14,16 @@ Each pool collects *needs*, each a number of replicas with its reason; the large
               latency       measured latency above its target: a safety net against an optimistic model
     prefill   utilisation   what the remaining replicas' tensor pipes could not carry
 
-Base pools are sized for the demand of one boot from now and its headroom. Without base pools mixed is sized for the sum of
-both phases, with the needs of both. Utilisation is no target, and says nothing about decode (`OwnReplicas.utilization_needs`).
+Base pools are sized for the demand of one boot from now and its headroom; where pools are interchangeable, sizing also tells
+how much of that is for the present (`Wanted.at_once`). Without base pools mixed is sized for the sum of both phases, with the
+needs of both. Utilisation is no target, and says nothing about decode (`OwnReplicas.utilization_needs`).
 Nothing here looks at a clock or at an earlier decision, so equal demand and fleet give equal sizes.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from inferencecluster.core.arrivals import Arrivals
@@ -68,6 +69,9 @@ class Wanted:
     """Name and value of everything that was weighed, in a fixed order."""
     need: float
     """What was rounded up to `replicas`."""
+    at_once: int | None = None
+    """Of `replicas`, those for what arrives and waits at this moment; None where replicas of other pools cannot join in
+    seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,22 @@ def size_pools(
     spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...]
 ) -> tuple[Wanted, Wanted, Wanted]:
     """Wanted sizes of prefill, decode and mixed. A base pool with `max_replicas` 0 is off: mixed carries its phase."""
+    wanted = _sizes_ahead(spec, demand, replicas)
+    if not any(pool.interchangeable for pool in spec.pools):
+        return wanted
+    prefill, decode, mixed = (
+        replace(ahead, at_once=min(ahead.replicas, now.replicas))
+        if spec.pool(ahead.pool).interchangeable
+        else ahead
+        for ahead, now in zip(wanted, _sizes_ahead(spec, demand.present, replicas), strict=True)
+    )
+    return prefill, decode, mixed
+
+
+def _sizes_ahead(
+    spec: ClusterSpec, demand: Demand, replicas: tuple[Replica, ...]
+) -> tuple[Wanted, Wanted, Wanted]:
+    """Without telling what of them is needed at once."""
     decode = _size_decode(spec, demand, replicas)
     prefill = _size_prefill(spec, demand, replicas, decoding=decode.replicas)
     if prefill.reason == decode.reason == POOL_OFF:

@@ -100,8 +100,17 @@ class PoolSpec:
 
     @property
     def tuned_for(self) -> PoolName:
-        """The work that the pool's engines are configured for: any work where their replicas move between pools."""
+        """The work that the pool's engines take: any work where their replicas move between pools."""
         return PoolName.MIXED if self.interchangeable else self.name
+
+    @property
+    def iterates_like(self) -> PoolName:
+        """The pool whose iterations its engines make: where replicas move between pools, as long as those of prefill.
+
+        In short pieces prompts would take two fifths longer on every replica. A pool that is short gets a replica in seconds
+        and need not borrow for long (docs/decisions/0014).
+        """
+        return PoolName.PREFILL if self.interchangeable else self.name
 
 
 @dataclass(frozen=True, slots=True)

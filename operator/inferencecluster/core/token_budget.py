@@ -3,7 +3,8 @@
 An iteration makes one step of every decoding sequence and fills what is left with prompt chunks. On a prefill replica it
 holds as many as compute keeps busy with. On decode and mixed replicas somebody waits for the next token meanwhile: there it
 holds as many prompt tokens as fit the ITL target, so that a borrowed or mixed replica answers its streams in time and only
-the prompts, which are many, take longer (chunked prefill: Sarathi-Serve, arXiv 2403.02310).
+the prompts, which are many, take longer (chunked prefill: Sarathi-Serve, arXiv 2403.02310). Engines whose replicas move between
+pools are asked for as prefill ones (`PoolSpec.iterates_like`).
 
 Simulated on the Azure conversation trace (24 mixed replicas, Llama-3.1-70B-FP8 on pairs of H200, ITL 40 ms): at 22 times the
 trace's load 99.9 % of requests are inside the SLO with 384 tokens, and 98.9 % with 8,448; the code trace at 8 times 97 and 89 %.

@@ -14,13 +14,13 @@ at any prompt length (Splitwise, ISCA'24, section IV-C)."""
 class Network:
     """How KV caches travel."""
 
-    layer_wise: bool = True
+    layer_wise: bool = False
     """Each layer is sent while the next one is computed, and the decode engine sets room aside as soon as it is asked. False:
     the decode engine fetches the cache after the prompt is done, once an iteration begins with room for it (TensorRT-LLM's
     context-first protocol without overlap)."""
     dedicated: bool = False
     """Nobody shares a link: each cache has its whole speed, and is asked for when its prompt is done (splitwise-sim)."""
-    constant_seconds: float = NON_OVERLAPPED_SECONDS
+    constant_seconds: float = 0.0
     """Added to every transfer."""
 
     @property
@@ -29,9 +29,12 @@ class Network:
         return not (self.layer_wise or self.dedicated)
 
 
-CONTEXT_FIRST: Final = Network(layer_wise=False, constant_seconds=0.0)
+CONTEXT_FIRST: Final = Network()
 """As the engines do it that the operator configures (TensorRT-LLM, and the emulated ones): the answer of the prompt phase goes
 to the router, and the decode engine fetches the cache when an iteration begins that has room for it."""
+
+LAYER_WISE: Final = Network(layer_wise=True, constant_seconds=NON_OVERLAPPED_SECONDS)
+"""As Splitwise proposes it."""
 
 
 class Link:

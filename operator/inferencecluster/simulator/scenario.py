@@ -12,7 +12,7 @@ from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.sleep import may_sleep, wake_hold_seconds
 from inferencecluster.core.spec import ClusterSpec, Slo
 from inferencecluster.simulator.hardware import Hardware
-from inferencecluster.simulator.links import Network
+from inferencecluster.simulator.links import CONTEXT_FIRST, Network
 
 MAX_QUEUE_SECONDS: Final = 30.0
 """`spec.router.maxQueueSeconds`' default."""
@@ -107,7 +107,7 @@ class Scenario:
     boot: Boot | None = None
     """None: always the `boot_seconds` of the spec."""
     faults: Faults = field(default_factory=Faults)
-    network: Network = field(default_factory=Network)
+    network: Network = CONTEXT_FIRST
     operations: Operations = field(default_factory=Operations)
     nodes: tuple[NodeGroup, ...] = ()
     """Empty: the nodes always have room, and the operator does not see them."""

@@ -62,7 +62,7 @@ def engine_shape(context: PoolContext) -> EngineShape:
         pipeline=pool.pipeline_stages,
         max_batch_size=context.performance.max_batch_size,
         max_num_tokens=iteration_tokens(
-            context.shape.tuned_for, context.performance, itl_seconds=context.itl_seconds
+            context.shape.iterates_like, context.performance, itl_seconds=context.itl_seconds
         ),
         transfer_backend=engine.kv_transfer.backend.value,
         transfer_timeout_seconds=engine.kv_transfer.timeout_seconds,
