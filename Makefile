@@ -16,7 +16,7 @@ OR_NONE := $(PYTEST_ARGS) || [ $$? -eq 5 ]
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env kubernetes demo test unit lint format e2e e2e-long generate golden-recording bench-router bench-policy bench-policy-quick bench-splitwise bench-agreement bench-agreement-engines clean-cluster clean
+.PHONY: help env kubernetes demo test unit measured simulations lint format e2e e2e-first e2e-side-by-side e2e-alone e2e-long generate golden-recording bench-router bench-policy bench-policy-quick bench-splitwise bench-agreement bench-agreement-engines clean-cluster clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -35,7 +35,9 @@ endif
 demo: env ## a trace through three pools that follow it: make demo [TRACE=file.csv] [MINUTES=10]
 	@$(RUN) -m e2e.demo --minutes $(MINUTES) $(if $(TRACE),--trace $(TRACE)) $(DEMO_ARGS)
 
-test: lint unit e2e ## everything: lint, unit tests, end-to-end tests on the embedded Kubernetes
+test: lint ## everything: lint, unit tests, end-to-end tests on the embedded Kubernetes
+	@$(MAKE) --no-print-directory --jobs=1 measured e2e-first e2e-side-by-side
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line simulations e2e-alone
 
 lint: env ## ruff, mypy --strict, the rings (import-linter), generated files
 	@$(VENV)/bin/ruff check .
@@ -44,13 +46,25 @@ lint: env ## ruff, mypy --strict, the rings (import-linter), generated files
 	@$(VENV)/bin/lint-imports
 	@$(RUN) -m inferencecluster.api.crd --check crds helm/inferencecluster-operator/files/crds
 
-unit: env ## unit tests with branch coverage (seconds to a few minutes)
+unit: measured simulations ## unit tests with branch coverage (a few minutes)
+
+measured: env
 	@$(UNIT) -m "not simulation" --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
-	@$(UNIT) -m simulation $(PYTEST_ARGS)
+
+# With low priority: `make test` runs them while the last end-to-end tests mostly wait.
+simulations: env
+	@nice $(UNIT) -m simulation $(PYTEST_ARGS)
 
 e2e: env ## end-to-end tests on the embedded Kubernetes
+	@$(MAKE) --no-print-directory --jobs=1 e2e-first e2e-side-by-side e2e-alone
+
+e2e-first: env
 	@$(E2E) e2e $(addprefix --ignore=,$(SIDE_BY_SIDE) $(ALONE)) $(OR_NONE)
+
+e2e-side-by-side: env
 	@$(E2E) $(SIDE_BY_SIDE) --numprocesses=4 --maxschedchunk=1 $(OR_NONE)
+
+e2e-alone: env
 	@$(E2E) $(ALONE) $(OR_NONE)
 
 e2e-long: env clean-cluster ## the long versions: five minutes at rest, three minutes without Prometheus

@@ -22,6 +22,11 @@ from inferencecluster.core.allocation import AllocationRequest, allocate
 from inferencecluster.core.spec import ClusterSpec, PolicyType, ScalingMode, ScalingPolicy
 
 
+def converting(spec: ClusterSpec, *, enabled: bool = True) -> ClusterSpec:
+    prefill, decode, mixed = (replace(item, interchangeable=enabled) for item in spec.pools)
+    return replace(spec, pools=(prefill, decode, mixed))
+
+
 @pytest.mark.parametrize(
     ("kept", "present", "wish", "size"),
     [
@@ -37,15 +42,48 @@ from inferencecluster.core.spec import ClusterSpec, PolicyType, ScalingMode, Sca
         pytest.param(20, (2, 2, 0), (2, 2, 0), (6, 6, 0), id="never beyond the budget"),
     ],
 )
-def test_gpus_that_are_paid_for_are_kept(kept: int, present: Three, wish: Three, size: Three) -> None:
+def test_gpus_that_are_paid_for_follow_needs_where_replicas_convert(
+    kept: int, present: Three, wish: Three, size: Three
+) -> None:
+    spec = replace(converting(cluster(budget=12, down=rules(0.0))), kept_gpus=kept)
+    _, targets = allocate(restored(present), request(wish, now=10_000.0, spec=spec))
+    assert sizes_of(targets) == size
+    assert sum(sizes_of(targets)) <= 12
+
+
+@pytest.mark.parametrize(
+    ("kept", "present", "wish", "size"),
+    [
+        pytest.param(0, (6, 4, 2), (2, 2, 0), (2, 2, 0), id="none"),
+        pytest.param(12, (6, 4, 2), (2, 2, 0), (6, 4, 2), id="all stay where they are"),
+        pytest.param(12, (6, 4, 2), (8, 2, 0), (8, 3, 1), id="a pool grows by what others do not need"),
+        pytest.param(12, (6, 4, 2), (2, 9, 0), (2, 9, 1), id="also by almost all of it"),
+        pytest.param(8, (6, 4, 2), (2, 2, 0), (4, 3, 1), id="fewer than there are"),
+        pytest.param(12, (2, 2, 0), (2, 2, 0), (4, 4, 4), id="more than there are"),
+        pytest.param(20, (2, 2, 0), (2, 2, 0), (4, 4, 4), id="never beyond the budget"),
+    ],
+)
+def test_gpus_that_are_paid_for_stay_where_a_move_costs_a_boot(
+    kept: int, present: Three, wish: Three, size: Three
+) -> None:
     spec = replace(cluster(budget=12, down=rules(0.0)), kept_gpus=kept)
     _, targets = allocate(restored(present), request(wish, now=10_000.0, spec=spec))
     assert sizes_of(targets) == size
     assert sum(sizes_of(targets)) <= 12
 
 
+def test_a_share_of_paid_gpus_moves_nobody_for_a_tenth() -> None:
+    spec = replace(converting(cluster(budget=24, down=rules(0.0))), kept_gpus=24)
+    prefill, decode, mixed = (replace(item, max_replicas=24) for item in spec.pools)
+    spec = replace(spec, pools=(prefill, decode, mixed))
+    _, targets = allocate(restored((12, 12, 0)), request((10, 9, 0), now=10_000.0, spec=spec))
+    assert sizes_of(targets) == (12, 12, 0)
+    _, targets = allocate(restored((12, 12, 0)), request((12, 6, 0), now=10_000.0, spec=spec))
+    assert sizes_of(targets) == (16, 8, 0)
+
+
 def test_what_is_kept_is_told() -> None:
-    spec = replace(cluster(budget=12, down=rules(0.0)), kept_gpus=12)
+    spec = replace(converting(cluster(budget=12, down=rules(0.0))), kept_gpus=12)
     _, targets = allocate(restored((6, 4, 2)), request((2, 4, 0), now=10_000.0, spec=spec))
     assert limits_of(targets) == ("minGpus", "minGpus", "")
     assert targets[0].message == "budget.minGpus 12 keeps 4: demand asks for 2 (2 wanted)"
@@ -92,11 +130,6 @@ def at_once(spec: ClusterSpec, wish: Three, now: Three) -> AllocationRequest:
         for item, replicas in zip(wanted(wish), now, strict=True)
     )
     return replace(request(wish, now=15.0, spec=spec), wanted=(told[0], told[1], told[2]))
-
-
-def converting(spec: ClusterSpec, *, enabled: bool = True) -> ClusterSpec:
-    prefill, decode, mixed = (replace(item, interchangeable=enabled) for item in spec.pools)
-    return replace(spec, pools=(prefill, decode, mixed))
 
 
 @pytest.mark.parametrize(

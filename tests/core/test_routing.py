@@ -301,6 +301,14 @@ def has_room(view: ReplicaView, request: RoutingRequest) -> tuple[bool, bool]:
     return usable and prompt, usable and token
 
 
+def has_room_for_whole(view: ReplicaView, request: RoutingRequest) -> bool:
+    """Room for both phases on one replica."""
+    pending = view.pending_prefill_tokens
+    return has_room(view, request)[1] and (
+        pending == 0 or pending + request.prompt_tokens <= SMALL.overflow_tokens
+    )
+
+
 def plainly(request: RoutingRequest, fleet: list[ReplicaView]) -> Decision:
     """The same decision by looking at everything."""
     prompt = {view.name for view in fleet if has_room(view, request)[0]}
@@ -317,7 +325,7 @@ def plainly(request: RoutingRequest, fleet: list[ReplicaView]) -> Decision:
     ]
     if pairs and not request.whole:
         return Disaggregated(_best_of_revisions(pairs, fleet)[0], _best_of_revisions(pairs, fleet)[1])
-    both = [view for view in fleet if view.name in prompt & token]
+    both = [view for view in fleet if has_room_for_whole(view, request)]
     mixed = [view for view in both if view.home is PoolName.MIXED]
     if mixed:
         return Whole(min(mixed, key=lambda v: (v.pending_prefill_tokens, v.name)).name, borrowed=False)
@@ -413,10 +421,10 @@ def test_only_replicas_with_room_get_work_and_a_pair_is_of_one_revision(
             assert by_name[prefill].revision == by_name[decode].revision
             assert (by_name[prefill].home, by_name[decode].home) == (PoolName.PREFILL, PoolName.DECODE)
         case Whole(name, borrowed):
-            assert all(has_room(by_name[name], request))
+            assert has_room_for_whole(by_name[name], request)
             assert borrowed == (by_name[name].home is not PoolName.MIXED)
         case Hold():
-            assert not any(all(has_room(view, request)) for view in fleet)
+            assert not any(has_room_for_whole(view, request) for view in fleet)
 
 
 @given(st.lists(st.one_of(views(), st.sampled_from(["p0", "d0", "m0", "x9"])), max_size=40), requests)
