@@ -36,6 +36,8 @@ demo: env ## a trace through three pools that follow it: make demo [TRACE=file.c
 	@$(RUN) -m e2e.demo --minutes $(MINUTES) $(if $(TRACE),--trace $(TRACE)) $(DEMO_ARGS)
 
 test: lint ## everything: lint, unit tests, end-to-end tests on the embedded Kubernetes
+	@# Tests of the chart need the helm that is built for the embedded Kubernetes; who is not root has neither.
+	@if [ "$$(id -u)" = 0 ]; then $(RUN) -m e2e.localkube prepare; fi
 	@$(MAKE) --no-print-directory --jobs=1 measured e2e-first e2e-side-by-side
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line simulations e2e-alone
 
