@@ -55,7 +55,7 @@ measured: env
 
 # With low priority: `make test` runs them while the last end-to-end tests mostly wait.
 simulations: env
-	@nice $(UNIT) -m simulation $(PYTEST_ARGS)
+	@nice $(UNIT) -m simulation --timeout=300 $(PYTEST_ARGS)
 
 e2e: env ## end-to-end tests on the embedded Kubernetes
 	@$(MAKE) --no-print-directory --jobs=1 e2e-first e2e-side-by-side e2e-alone
