@@ -11,8 +11,8 @@ E2E     := $(RUN) -m pytest -m e2e --durations=10
 # Clusters wait most of the time, so several of them share the cores; what disturbs all of them comes last, by itself.
 SIDE_BY_SIDE := e2e/test_clusters.py
 ALONE   := e2e/test_disturbances.py e2e/test_placement.py
-# 5 is "no test selected": PYTEST_ARGS="-k ..." may choose from one of the runs only.
-OR_NONE := $(PYTEST_ARGS) || [ $$? -eq 5 ]
+# 5 is "no test selected": PYTEST_ARGS="-k ..." may choose from one of the runs only, and nothing else may choose none.
+OR_NONE := $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help

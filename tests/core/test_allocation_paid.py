@@ -27,6 +27,14 @@ def converting(spec: ClusterSpec, *, enabled: bool = True) -> ClusterSpec:
     return replace(spec, pools=(prefill, decode, mixed))
 
 
+def sizes_with_paid_gpus(kept: int, present: Three, wish: Three, *, enabled: bool) -> Three:
+    """Of a budget of 12, `kept` of them paid for, after the windows have passed."""
+    spec = replace(converting(cluster(budget=12, down=rules(0.0)), enabled=enabled), kept_gpus=kept)
+    _, targets = allocate(restored(present), request(wish, now=10_000.0, spec=spec))
+    assert sum(sizes_of(targets)) <= 12
+    return sizes_of(targets)
+
+
 @pytest.mark.parametrize(
     ("kept", "present", "wish", "size"),
     [
@@ -45,10 +53,7 @@ def converting(spec: ClusterSpec, *, enabled: bool = True) -> ClusterSpec:
 def test_gpus_that_are_paid_for_follow_needs_where_replicas_convert(
     kept: int, present: Three, wish: Three, size: Three
 ) -> None:
-    spec = replace(converting(cluster(budget=12, down=rules(0.0))), kept_gpus=kept)
-    _, targets = allocate(restored(present), request(wish, now=10_000.0, spec=spec))
-    assert sizes_of(targets) == size
-    assert sum(sizes_of(targets)) <= 12
+    assert sizes_with_paid_gpus(kept, present, wish, enabled=True) == size
 
 
 @pytest.mark.parametrize(
@@ -66,10 +71,7 @@ def test_gpus_that_are_paid_for_follow_needs_where_replicas_convert(
 def test_gpus_that_are_paid_for_stay_where_a_move_costs_a_boot(
     kept: int, present: Three, wish: Three, size: Three
 ) -> None:
-    spec = replace(cluster(budget=12, down=rules(0.0)), kept_gpus=kept)
-    _, targets = allocate(restored(present), request(wish, now=10_000.0, spec=spec))
-    assert sizes_of(targets) == size
-    assert sum(sizes_of(targets)) <= 12
+    assert sizes_with_paid_gpus(kept, present, wish, enabled=False) == size
 
 
 def test_a_share_of_paid_gpus_moves_nobody_for_a_tenth() -> None:

@@ -28,15 +28,13 @@ from inferencecluster.core.arrivals import (
 from inferencecluster.core.boots import BOOTS_KEPT
 from inferencecluster.core.demand import (
     MAX_BINS,
-    PRIOR_OUTPUT_TOKENS,
-    PRIOR_PROMPT_TOKENS,
     Demand,
     DemandMemory,
-    MeanLength,
     observe_demand,
 )
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.headroom import OUTCOMES, Outcome, Plan, Rule, Track
+from inferencecluster.core.lengths import PRIOR_OUTPUT_TOKENS, PRIOR_PROMPT_TOKENS, MeanLength
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import Flow, Observation, PoolUtilization, RouterSample
 from inferencecluster.core.trend import Point, fit_line

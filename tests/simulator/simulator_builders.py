@@ -20,7 +20,7 @@ from inferencecluster.core.spec import (
 from inferencecluster.simulator.events import EventQueue
 from inferencecluster.simulator.hardware import Hardware
 from inferencecluster.simulator.journeys import Journey
-from inferencecluster.simulator.links import LAYER_WISE
+from inferencecluster.simulator.links import Network
 from inferencecluster.simulator.mixed_engine import Engine, EngineLimits
 from inferencecluster.simulator.report import Report
 from inferencecluster.simulator.scenario import Scenario
@@ -86,12 +86,15 @@ def cluster_spec(
     return replace(spec, **changes)
 
 
+LAYER_WISE = Network(layer_wise=True, constant_seconds=0.005)
+
+
 def scenario(spec: ClusterSpec | None = None, **changes: Any) -> Scenario:
     known = spec or cluster_spec()
     pools = changes.pop("hardware", None) or {
         name: hardware(known.pool(name).performance) for name in PoolName
     }
-    # Caches hide behind their prompts, but for tests of the network: sums are easier to follow.
+    # But for tests of the network caches hide behind their prompts, as Splitwise's: sums are easier to follow.
     return Scenario(known, pools, **{"network": LAYER_WISE, **changes})
 
 

@@ -13,29 +13,7 @@ Per pool, in this order; the last step that changed the size is what it is `limi
                     the minimum stays asked for, and the transition holds its creation back
     pair            prefill and decode go to 0 and leave it only together: while one has replicas, the other has one
 
-Then the budget, which a pool passes in tiers. Each tier hands out one replica at a time, always to the pool that
-lacks the largest share of what the tier wants for it (prefill, decode, mixed among equals), as long as it fits:
-
-    1  minReplicas of all pools, and the pair of one prefill and one decode replica
-    2  present sizes, as far as missing signals or the user's rate limits forbid shrinking
-    3  what prefill and decode need (between interchangeable pools: for what arrives and waits at this moment); each
-       keeps its proportion, so neither starves the other
-    4  what mixed needs
-    5  what prefill and decode only hold for their stabilisation window, and between interchangeable pools also what they
-       only plan for or hold in reserve, present sizes first; the pool whose GPUs are dearer by `scaling.objective` (price, or watts) gives way
-       first
-    6  the same for mixed
-    7  up to the GPUs that are kept anyway: present sizes (between interchangeable pools in proportion to what they need,
-       unless that moves a tenth only), then whatever the bounds allow
-
-Tier 5 is the trade: *need* looks back over a short window, so a pool whose demand has gone gives GPUs to a pool that
-is short, long before it would shrink by itself. Example: budget 10, one GPU each; prefill needs 8, decode needs 2 and
-holds 6. Tier 3 grants 8 and 2, nothing is left to hold: decode releases 4. With a budget of 12 it keeps 4.
-
-Where replicas can be converted, a pool gives in the very decision in which its demand goes, whatever it plans for: plans look
-ahead by one boot, and a replica of another pool joins in seconds (`Wanted.at_once`).
-
-Two pools that are both short share by their needs at once, but not for an imbalance of a replica or a tenth.
+Then the budget, which pools pass together (`budget`).
 
 Hard limits (budget, bounds, nodes) hold at once, whatever windows and rates say.
 """
@@ -48,28 +26,17 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
+from inferencecluster.core.budget import ALL, SIZED_BY_DEMAND, TOLERANCE_PERCENT, Sizes, Wish, share
 from inferencecluster.core.fleet import Lifecycle, PoolName, Replica
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import PoolCapacity
 from inferencecluster.core.replacement import BackOff
-from inferencecluster.core.sharing import burdens, fill_tier
 from inferencecluster.core.sizing import Wanted
-from inferencecluster.core.spec import ClusterSpec, PoolSpec, ScalingMode
+from inferencecluster.core.spec import ClusterSpec, PoolSpec
 from inferencecluster.core.stabilization import PoolHistory, rate_limited, stabilized
-
-TOLERANCE_PERCENT: Final = 10
-"""The HPA's default tolerance, taken of the need before it is rounded: 10 replicas carry a need of 11, and 2 of 2.2."""
-
-BASE: Final = (PoolName.PREFILL, PoolName.DECODE)
-ALL: Final = (PoolName.PREFILL, PoolName.DECODE, PoolName.MIXED)
-
-SIZED_BY_DEMAND: Final = (ScalingMode.AUTOMATIC, ScalingMode.RECOMMEND)
-"""In the other modes somebody else has chosen the size: hard limits apply, tolerance and `behavior` do not."""
 
 DEMAND: Final = "demand"
 """Who asks for sizes that `sizing` wants."""
-
-Sizes = Mapping[PoolName, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,27 +98,6 @@ class Target:
     inputs: tuple[tuple[str, float], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Wish:
-    """One pool before the budget."""
-
-    pool: PoolSpec
-    history: PoolHistory
-    wanted: Wanted
-    replicas: int
-    needed: int
-    """Without what is held only for the stabilisation window, or between interchangeable pools only planned; <= `replicas`."""
-    kept: int
-    """What the pool loses to hard limits only."""
-    most: int
-    """What hard limits allow."""
-    least: int
-    """What comes before all else: the minimum, and one while the other base pool has replicas."""
-    limited_by: str
-    is_first: bool
-    """Nothing was decided about the pool before."""
-
-
 def allocate(
     memory: AllocationMemory, request: AllocationRequest
 ) -> tuple[AllocationMemory, tuple[Target, Target, Target]]:
@@ -166,7 +112,7 @@ def allocate(
         if request.is_wake and prefill.pool.max_replicas == 0:
             mixed = _paired(mixed)
     wishes = (prefill, decode, mixed)
-    sizes = _share(wishes, request.spec)
+    sizes = share(wishes, request.spec)
     histories = {
         wish.pool.name: wish.history.resize(sizes[wish.pool.name], request.now, request.spec.behavior)
         for wish in wishes
@@ -179,7 +125,7 @@ def allocate(
     return AllocationMemory(MappingProxyType(histories)), targets
 
 
-def _wish(memory: AllocationMemory, request: AllocationRequest, name: PoolName) -> _Wish:
+def _wish(memory: AllocationMemory, request: AllocationRequest, name: PoolName) -> Wish:
     """Every limit of one pool but the budget."""
     spec, now, pool = request.spec, request.now, request.spec.pool(name)
     history = memory.pools.get(name)
@@ -213,10 +159,10 @@ def _wish(memory: AllocationMemory, request: AllocationRequest, name: PoolName) 
     kept = min(size, kept if request.shrink_allowed else history.size)
     least = min(pool.min_replicas, size)
     most = min(most, pool.max_replicas)
-    return _Wish(pool, history, wanted, size, needed, kept, most, least, limited_by, is_first)
+    return Wish(pool, history, wanted, size, needed, kept, most, least, limited_by, is_first)
 
 
-def _paired(wish: _Wish) -> _Wish:
+def _paired(wish: Wish) -> Wish:
     """With one replica at least: the other base pool alone serves no request in phases.
 
     After all limits, because windows and rates of the two pools end at different times. A back-off goes on: as with
@@ -289,86 +235,7 @@ def _held(replicas: tuple[Replica, ...], name: PoolName, back_off: BackOff) -> i
     )
 
 
-def _share(wishes: tuple[_Wish, ...], spec: ClusterSpec) -> Sizes:
-    """The sizes that the budget allows."""
-    fair = _fill(wishes, spec, keep=False)
-    robbed = [
-        (wish.history.size - fair[wish.pool.name], wish.history.size)
-        for wish in wishes
-        if wish.pool.name in BASE and fair[wish.pool.name] < wish.history.size <= wish.needed
-    ]
-    # Both base pools are short: moving a replica or a tenth from one to the other costs a drain and a boot and gains
-    # next to nothing. Only a larger imbalance is worth it.
-    if robbed and all(loss <= max(1, size * TOLERANCE_PERCENT // 100) for loss, size in robbed):
-        return _fill(wishes, spec, keep=True)
-    return fair
-
-
-@dataclass(frozen=True, slots=True)
-class _Tier:
-    """What some pools get before the next tier's turn."""
-
-    names: tuple[PoolName, ...]
-    goals: list[int]
-    """Of prefill, decode and mixed."""
-    gpus: int | None = None
-    """Of all pools together; None for the whole budget."""
-    is_held: bool = False
-    """Only held for a window."""
-
-
-def _fill(wishes: tuple[_Wish, ...], spec: ClusterSpec, *, keep: bool) -> Sizes:
-    """All tiers in turn; with `keep`, base pools first get what they have and need.
-
-    What serves is shared in proportion. What is only held goes by the objective: the dearest GPUs are given up first.
-    """
-    sizes = dict.fromkeys(ALL, 0)
-    paid = min(spec.budget_gpus, spec.kept_gpus) if spec.mode in SIZED_BY_DEMAND else 0
-    needed = [
-        _Tier(ALL, [min(wish.pool.min_replicas, wish.replicas) for wish in wishes]),
-        _Tier(ALL, [wish.least for wish in wishes]),
-        _Tier(ALL, [wish.kept for wish in wishes]),
-        _Tier(BASE, [min(wish.history.size, wish.needed) if keep else 0 for wish in wishes]),
-        _Tier(BASE, [wish.needed for wish in wishes]),
-        _Tier(ALL, [wish.needed for wish in wishes]),
-    ]
-    held = [_Tier(names, [wish.replicas for wish in wishes], is_held=True) for names in (BASE, ALL)]
-    present = [min(wish.history.size, wish.most) for wish in wishes]
-    if any(wish.pool.interchangeable for wish in wishes):
-        # Plans that cannot all be met move nobody to and fro.
-        held.insert(0, _Tier(BASE, [min(wish.history.size, wish.replicas) for wish in wishes]))
-        present = _in_proportion(wishes, paid)
-    kept = [
-        _Tier(ALL, present, gpus=paid),
-        _Tier(ALL, [wish.most for wish in wishes], gpus=paid),
-    ]
-    for tier in (*needed, *held, *kept):
-        members = [
-            (wish.pool, goal)
-            for wish, goal in zip(wishes, tier.goals, strict=True)
-            if wish.pool.name in tier.names
-        ]
-        taken = sum(sizes[wish.pool.name] * wish.pool.gpus_per_replica for wish in wishes)
-        gpus = spec.budget_gpus if tier.gpus is None else tier.gpus
-        fill_tier(sizes, members, free=gpus - taken, burden=burdens(spec) if tier.is_held else None)
-    return sizes
-
-
-def _in_proportion(wishes: tuple[_Wish, ...], gpus: int) -> list[int]:
-    """Sizes that would fill `gpus` with every pool as far above what it needs as the others; present ones if they nearly do."""
-    present = [min(wish.history.size, wish.most) for wish in wishes]
-    needs = [min(wish.wanted.need, wish.replicas) for wish in wishes]
-    needed = sum(need * wish.pool.gpus_per_replica for need, wish in zip(needs, wishes, strict=True))
-    if needed <= 0:
-        return present
-    fair = [min(math.ceil(need * gpus / needed), wish.most) for need, wish in zip(needs, wishes, strict=True)]
-    is_near = all(
-        abs(goal - size) <= size * TOLERANCE_PERCENT // 100 for goal, size in zip(fair, present, strict=True)
-    )
-    return present if is_near else fair
-
-
-def _target(wish: _Wish, sizes: Sizes, request: AllocationRequest) -> Target:
+def _target(wish: Wish, sizes: Sizes, request: AllocationRequest) -> Target:
     """One pool's outcome, explained."""
     size, wanted = sizes[wish.pool.name], wish.wanted.replicas
     limited_by = "" if size == max(wanted, wish.pool.min_replicas) == wanted else wish.limited_by
@@ -388,7 +255,7 @@ def _target(wish: _Wish, sizes: Sizes, request: AllocationRequest) -> Target:
     )
 
 
-def _explained(limited_by: str, wish: _Wish, size: int, request: AllocationRequest) -> str:
+def _explained(limited_by: str, wish: Wish, size: int, request: AllocationRequest) -> str:
     """One sentence for people: what bound the size, and what was asked for."""
     asked = _asked(wish, request)
     if not limited_by:
@@ -402,7 +269,7 @@ def _explained(limited_by: str, wish: _Wish, size: int, request: AllocationReque
     return f"the nodes hold {held}, {back_off.replicas} more could not be scheduled{free}: {asked}"
 
 
-def _bound(limited_by: str, wish: _Wish, size: int, spec: ClusterSpec) -> str:
+def _bound(limited_by: str, wish: Wish, size: int, spec: ClusterSpec) -> str:
     """The limit with its value."""
     direction = "scaleDown" if size > wish.wanted.replicas else "scaleUp"
     return {
@@ -426,7 +293,7 @@ def _window(spec: ClusterSpec, direction: str, size: int) -> str:
     return f"the stabilization window of behavior.{direction} holds {size}"
 
 
-def _asked(wish: _Wish, request: AllocationRequest) -> str:
+def _asked(wish: Wish, request: AllocationRequest) -> str:
     """Who asks for how many, and why."""
     wanted = wish.wanted
     if isinstance(request.wanted, Missing):

@@ -37,22 +37,18 @@ from inferencecluster.core.arrivals import (
 from inferencecluster.core.boots import Boot, latest_boots, planned_boot_seconds
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.headroom import FIRST_OUTCOMES, Rule, Track, cheaper_of, plan_seconds, reserve_of
+from inferencecluster.core.lengths import (
+    PRIOR_OUTPUT_TOKENS,
+    PRIOR_PROMPT_TOKENS,
+    PRIOR_REQUESTS,
+    PRIOR_SQUARED,
+    MeanLength,
+)
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import Flow, Observation, PoolUtilization, QueueState
 from inferencecluster.core.prefixes import PrefixHits
 from inferencecluster.core.seasonality import DayProfile
 from inferencecluster.core.spec import ClusterSpec
-
-PRIOR_PROMPT_TOKENS: Final = 1155.0
-PRIOR_OUTPUT_TOKENS: Final = 211.0
-"""Means of the Azure LLM inference trace 2023, conversation (19,366 requests): believed until requests were seen."""
-PRIOR_SQUARED: Final = 2.0 * PRIOR_PROMPT_TOKENS**2
-"""Mean square of prompt lengths: their spread is about their mean."""
-PRIOR_REQUESTS: Final = 10.0
-"""Weight of the prior. The first answers to end are the short ones; ten requests of doubt outweigh that bias, and
-are gone after some hundred requests."""
-EVIDENCE_REQUESTS: Final = 2000.0
-"""Requests that a mean length remembers. Output lengths spread about as wide as their mean: 2 % standard error."""
 
 HOLD_BOOTS: Final = 1.5
 """The peak is held longer than a boot takes: giving a replica up and wanting it back sooner costs a boot of misses
@@ -74,25 +70,6 @@ CROSS_CHECK_RATIO: Final = 2.0
 CROSS_CHECK_REQUESTS: Final = 30.0
 """Prometheus vetoes shrinking when it counted over twice and over 30 requests more than the routers told in the same
 window: scrape delays explain less, a router that was not asked explains it."""
-
-
-@dataclass(frozen=True, slots=True)
-class MeanLength:
-    """Mean length of prompts or answers, from at most `EVIDENCE_REQUESTS` latest ones."""
-
-    requests: float
-    tokens: float
-
-    @property
-    def mean(self) -> float:
-        """Tokens per request."""
-        return self.tokens / self.requests
-
-    def learn(self, requests: float, tokens: float) -> MeanLength:
-        """With `requests` more, `tokens` long together; older ones fade out."""
-        kept = min(1.0, max(0.0, EVIDENCE_REQUESTS - requests) / self.requests)
-        total = self.requests * kept + requests
-        return MeanLength(total, self.tokens * kept + tokens) if requests > 0 else self
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-NON_OVERLAPPED_SECONDS: Final = 0.005
-"""What layer-wise transfer leaves after the last layer is computed: 5 ms on H100 with 400 Gbit/s, 8 ms on A100 with 200,
-at any prompt length (Splitwise, ISCA'24, section IV-C)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Network:
@@ -21,7 +17,8 @@ class Network:
     dedicated: bool = False
     """Nobody shares a link: each cache has its whole speed, and is asked for when its prompt is done (splitwise-sim)."""
     constant_seconds: float = 0.0
-    """Added to every transfer."""
+    """Added to every transfer: what layer-wise sending leaves after the last layer is computed, 5 ms on H100 with 400 Gbit/s and
+    8 ms on A100 with 200, at any prompt length (Splitwise, ISCA'24, section IV-C)."""
 
     @property
     def fetches_at_boundary(self) -> bool:
@@ -32,9 +29,6 @@ class Network:
 CONTEXT_FIRST: Final = Network()
 """As the engines do it that the operator configures (TensorRT-LLM, and the emulated ones): the answer of the prompt phase goes
 to the router, and the decode engine fetches the cache when an iteration begins that has room for it."""
-
-LAYER_WISE: Final = Network(layer_wise=True, constant_seconds=NON_OVERLAPPED_SECONDS)
-"""As Splitwise proposes it."""
 
 
 class Link:
