@@ -91,7 +91,6 @@ def test_the_server_fills_in_only_the_deliberate_defaults(kubectl: Kubectl) -> N
         },
         "router": {
             "replicas": 1,
-            "overflowTokens": 8192,
             "maxQueueSeconds": 30,
             "service": {"type": "ClusterIP"},
         },

@@ -88,7 +88,7 @@ def make_spec(
         boot_seconds=30.0,
         startup_deadline_seconds=100.0,
         drain_deadline_seconds=200.0,
-        overflow_tokens=8192,
+        overflow_tokens=None,
     )
 
 

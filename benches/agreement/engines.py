@@ -31,6 +31,7 @@ from benches.router.__main__ import await_port, free_port
 from inferencecluster.api.inferencecluster import InferenceCluster, parse_cluster
 from inferencecluster.cli.simulate_inputs import Cluster, cluster_of
 from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.routing import RoutingPolicy
 from inferencecluster.core.spec import ScalingMode
 from inferencecluster.render.context import Platform, pool_context
 from inferencecluster.render.emulated import emulated_engine
@@ -110,7 +111,7 @@ def play(fleet: Fleet, requests: tuple[PlayedRequest, ...]) -> list[Answer]:
                 {
                     "model": MODEL,
                     "engineVersion": fleet.manifest.spec.engine.version,
-                    "overflowTokens": settings.overflow_tokens,
+                    "overflowTokens": dict(RoutingPolicy.of(settings).queue_tokens),
                     "maxQueueSeconds": fleet.manifest.spec.router.max_queue_seconds,
                     "ttftMilliseconds": round(settings.slo.ttft_seconds * 1000),
                     "replicas": replicas,

@@ -38,8 +38,7 @@ _LEAST_MAXIMUM: Final = 4
 """Every elastic pool may grow to twice what its busiest moment needs, as a careful administrator bounds it: an autoscaler that
 chases a queue through a boot would otherwise be judged by a bound that nobody sets."""
 _INTERVAL_SECONDS: Final = 15.0
-_OVERFLOW_TOKENS: Final = 8192
-"""Both are the API's defaults."""
+"""The API's default."""
 _DEADLINE_SECONDS: Final = 1800.0
 
 Sizes = tuple[int, int, int]
@@ -115,7 +114,7 @@ def _spec(boot_seconds: float, *, minima: Sizes, maxima: Sizes, budget: int) -> 
         boot_seconds=boot_seconds,
         startup_deadline_seconds=_DEADLINE_SECONDS,
         drain_deadline_seconds=_DEADLINE_SECONDS,
-        overflow_tokens=_OVERFLOW_TOKENS,
+        overflow_tokens=None,
     )
 
 

@@ -118,7 +118,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert not any(pool.interchangeable for pool in spec.pools)
     assert (spec.interval_seconds, spec.boot_seconds) == (15.0, 120.0)
     assert (spec.startup_deadline_seconds, spec.drain_deadline_seconds) == (1800.0, 1800.0)
-    assert spec.overflow_tokens == 8192
+    assert spec.overflow_tokens is None
     assert spec.behavior == Behavior(
         scale_up=ScalingRules(0.0, SelectPolicy.MAX, ()), scale_down=ScalingRules(0.0, SelectPolicy.MAX, ())
     )

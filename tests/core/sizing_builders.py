@@ -73,7 +73,7 @@ def cluster(
         boot_seconds=120.0,
         startup_deadline_seconds=1800.0,
         drain_deadline_seconds=1800.0,
-        overflow_tokens=8192,
+        overflow_tokens=None,
     )
 
 

@@ -100,14 +100,14 @@ def test_the_peak_is_the_largest_level_of_the_hold() -> None:
     assert peak_of(history, since=15.0, interval=15.0, longest=120.0).requests == 300.0
 
 
-def test_the_hold_is_longer_than_a_boot_and_then_ends() -> None:
+def test_a_peak_is_held_for_a_boot() -> None:
     memory, _ = watch([3000.0])
     quiet, spec = 300.0, cluster(down=rules(0))
     memory, _ = watch([quiet] * 8, memory=memory)
     # `watch` starts at 1000 s again: eight quiet bins end 105 s after the peak.
     held, later = (
         observation(1000.0 + after, routers=flow(quiet), metrics=metrics(flow(quiet)), spec=spec)
-        for after in (120.0, 181.0)
+        for after in (119.0, 121.0)
     )
     memory, seen = observe_demand(memory, held)
     assert isinstance(seen, Demand)
@@ -286,9 +286,9 @@ def test_where_load_moves_slower_than_replicas_boot_the_peak_is_planned() -> Non
 @pytest.mark.parametrize(
     ("boot", "looks"),
     [
-        # The first plan is made at the second look, comes due 9 looks later, and 7 more have to; 180 s are watched by then.
+        # The first plan is made at the second look, comes due 9 looks later, and 7 more have to; 120 s are watched by then.
         pytest.param(120.0, 17, id="a usual boot: plans come due last"),
-        # 450 s are held, of which 405 must be watched; plans come due at look 23 and later.
+        # 300 s are held, of which 270 must be watched; plans come due at look 23 and later.
         pytest.param(300.0, 29, id="a long boot"),
     ],
 )
@@ -308,15 +308,15 @@ def test_history_is_known_once_peaks_could_be_seen_and_plans_were_judged(boot: f
     ("window", "planned"),
     [
         pytest.param(0, 200.0, id="no window of the user: the peak is held"),
-        pytest.param(179, 200.0, id="a shorter window"),
-        pytest.param(180, 20.0, id="one that holds as long: two holds would add up"),
+        pytest.param(119, 200.0, id="a shorter window"),
+        pytest.param(120, 20.0, id="one that holds as long: two holds would add up"),
         pytest.param(600, 20.0, id="a longer one"),
     ],
 )
 def test_a_peak_is_held_once(window: int, planned: float) -> None:
     memory, _ = watch([3000.0])
     spec = cluster(down=rules(window))
-    for tick in range(1, 9):
+    for tick in range(1, 8):
         look = observation(1000.0 + 15.0 * tick, routers=flow(300.0), metrics=metrics(flow(300.0)), spec=spec)
         memory, seen = observe_demand(memory, look)
     assert isinstance(seen, Demand)

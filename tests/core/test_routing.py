@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.core.sizing_builders import cluster
 
 from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.profiles import profile
 from inferencecluster.core.routing import (
     Decision,
     Disaggregated,
@@ -24,8 +26,9 @@ from inferencecluster.core.routing import (
     Whole,
     route,
 )
+from inferencecluster.core.spec import PoolSpec, Slo
 
-POLICY = RoutingPolicy(overflow_tokens=8192)
+POLICY = RoutingPolicy.alike(8192)
 REQUEST = RoutingRequest(prompt_tokens=1000, expected_output_tokens=200)
 
 
@@ -223,6 +226,51 @@ def test_the_queue_decides_who_is_borrowed_and_not_the_prompt(
     assert route(replace(REQUEST, prompt_tokens=tokens), fleet, POLICY) == decision
 
 
+def test_a_slow_replica_takes_less_of_a_queue_than_a_fast_one() -> None:
+    policy = RoutingPolicy({PoolName.PREFILL: 4000, PoolName.DECODE: 2000, PoolName.MIXED: 1500})
+    full = replica("p0", pending_prefill_tokens=4001)
+    assert route(REQUEST, Fleet([full, replica("d0", pending_prefill_tokens=1000)]), policy) == Whole(
+        "d0", True
+    )
+    assert route(REQUEST, Fleet([full, replica("d0", pending_prefill_tokens=1001)]), policy) == Hold(
+        HoldReason.PREFILL_FULL
+    )
+    assert isinstance(route(REQUEST, Fleet([replica("m0", pending_prefill_tokens=501)]), policy), Hold)
+    assert route(REQUEST, Fleet([replica("m0", pending_prefill_tokens=500)]), policy) == Whole("m0", False)
+
+
+@pytest.mark.parametrize(
+    ("overflow_tokens", "interchangeable", "expected"),
+    [
+        pytest.param(None, False, (4317, 2880, 2880), id="each pool at its own pace"),
+        pytest.param(None, True, (4317, 4317, 4317), id="engines that convert iterate alike"),
+        pytest.param(7000, False, (7000, 7000, 7000), id="the user's choice"),
+        pytest.param(0, True, (0, 0, 0), id="nobody waits behind others"),
+    ],
+)
+def test_how_long_queues_may_be(
+    overflow_tokens: int | None, interchangeable: bool, expected: tuple[int, int, int]
+) -> None:
+    h200 = profile("llama-3.1-70b-fp8/h200-tp2").performance
+    prefill, decode, mixed = (
+        PoolSpec(name, 0, 8, 2, h200, interchangeable=interchangeable) for name in PoolName
+    )
+    spec = replace(
+        cluster(),
+        slo=Slo(99, ttft_seconds=1.0, itl_seconds=0.040),
+        pools=(prefill, decode, mixed),
+        overflow_tokens=overflow_tokens,
+    )
+    assert tuple(RoutingPolicy.of(spec).queue_tokens[name] for name in PoolName) == expected
+
+
+def test_a_prefill_replica_is_borrowed_only_without_prompts() -> None:
+    full = replica("d0", **FULL_BATCH)
+    assert route(REQUEST, Fleet([replica("p0"), full]), POLICY) == Whole("p0", True)
+    busy = replica("p0", pending_prefill_tokens=1)
+    assert route(REQUEST, Fleet([busy, full]), POLICY) == Hold(HoldReason.DECODE_FULL)
+
+
 def test_equal_replicas_are_chosen_by_name() -> None:
     fleet = Fleet([replica(name) for name in ("p2", "p1", "d2", "d1")])
     assert route(REQUEST, fleet, POLICY) == Disaggregated("p1", "d1")
@@ -279,7 +327,8 @@ def views(
     )
 
 
-SMALL = RoutingPolicy(overflow_tokens=100)
+SMALL_TOKENS = 100
+SMALL = RoutingPolicy.alike(SMALL_TOKENS)
 requests = st.builds(
     RoutingRequest,
     prompt_tokens=st.sampled_from([1, 10, 30, 120]),
@@ -293,7 +342,7 @@ fleets = st.lists(views(), max_size=8).map(lambda found: list({view.name: view f
 def has_room(view: ReplicaView, request: RoutingRequest) -> tuple[bool, bool]:
     """Room for the prompt phase and for the token phase, by the rules as they are written down."""
     usable = view.serving and view.name not in request.excluded
-    prompt = view.pending_prefill_tokens <= SMALL.overflow_tokens
+    prompt = view.pending_prefill_tokens <= SMALL_TOKENS
     memory = view.resident_kv_tokens + request.prompt_tokens + request.expected_output_tokens
     token = view.resident_kv_tokens == 0 or (
         memory <= view.kv_capacity_tokens and view.decoding_sequences < view.max_batch_size
@@ -304,9 +353,8 @@ def has_room(view: ReplicaView, request: RoutingRequest) -> tuple[bool, bool]:
 def has_room_for_whole(view: ReplicaView, request: RoutingRequest) -> bool:
     """Room for both phases on one replica."""
     pending = view.pending_prefill_tokens
-    return has_room(view, request)[1] and (
-        pending == 0 or pending + request.prompt_tokens <= SMALL.overflow_tokens
-    )
+    limit = 0 if view.home is PoolName.PREFILL else SMALL_TOKENS
+    return has_room(view, request)[1] and (pending == 0 or pending + request.prompt_tokens <= limit)
 
 
 def plainly(request: RoutingRequest, fleet: list[ReplicaView]) -> Decision:
@@ -463,7 +511,7 @@ def test_assigning_until_everything_holds_exceeds_no_memory_and_no_batch_and_joi
                 assert after.resident_kv_tokens <= after.kv_capacity_tokens
                 assert after.decoding_sequences <= after.max_batch_size
             if after.pending_prefill_tokens != before.pending_prefill_tokens:
-                assert before.pending_prefill_tokens <= SMALL.overflow_tokens
+                assert before.pending_prefill_tokens <= SMALL_TOKENS
             current.put(after)
     assert isinstance(route(request, current, SMALL), Hold)
 

@@ -12,7 +12,12 @@ from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.perfmodel import DecodeModel, PerformanceModel, PrefillModel
 from inferencecluster.core.profiles import PROFILES, profile
 from inferencecluster.core.spec import PoolSpec
-from inferencecluster.core.token_budget import LEAST_PROMPT_TOKENS, PREFILL_TOKENS, iteration_tokens
+from inferencecluster.core.token_budget import (
+    LEAST_PROMPT_TOKENS,
+    PREFILL_TOKENS,
+    iteration_tokens,
+    queue_tokens,
+)
 
 P, D, M = PoolName
 H200 = profile("llama-3.1-70b-fp8/h200-tp2").performance
@@ -37,6 +42,23 @@ def test_tokens_of_an_iteration(
     performance: PerformanceModel, pool: PoolName, itl: float, tokens: int
 ) -> None:
     assert iteration_tokens(pool, performance, itl_seconds=itl) == tokens
+
+
+@pytest.mark.parametrize(
+    ("pool", "ttft", "itl", "tokens"),
+    [
+        # 8192 tokens take 8.32 + 501.1 + 59.9 = 569.3 ms
+        pytest.param(P, 1.0, 0.040, 4317, id="prefill at its own pace"),
+        pytest.param(P, 0.5, 0.040, 2158, id="half the target, half the queue"),
+        # 384 tokens in 40 ms
+        pytest.param(D, 1.0, 0.040, 2880, id="decode beside its tokens"),
+        pytest.param(M, 1.0, 0.050, 3072, id="a longer ITL takes longer pieces"),
+    ],
+)
+def test_tokens_that_may_wait_are_worked_off_within_a_part_of_the_target(
+    pool: PoolName, ttft: float, itl: float, tokens: int
+) -> None:
+    assert queue_tokens(pool, H200, ttft_seconds=ttft, itl_seconds=itl) == tokens
 
 
 @pytest.mark.parametrize("pool", PoolName)

@@ -13,8 +13,10 @@ from inferencecluster.core.waiting import GRANTS_PAST_OLDEST, WaitingLine
 TARGET = 10.0
 
 
-def line_of(*waiting: tuple[str, float], late_seconds: float = TARGET) -> WaitingLine[str]:
-    line: WaitingLine[str] = WaitingLine(late_seconds)
+def line_of(
+    *waiting: tuple[str, float], late_seconds: float = TARGET, refused_seconds: float = inf
+) -> WaitingLine[str]:
+    line: WaitingLine[str] = WaitingLine(late_seconds, refused_seconds)
     for name, since in waiting:
         line.add(name, since)
     return line
@@ -28,22 +30,30 @@ def grant(line: WaitingLine[str], now: float) -> str:
 
 
 @pytest.mark.parametrize(
-    ("now", "late_seconds", "expected"),
+    ("now", "late_seconds", "refused_seconds", "expected"),
     [
-        pytest.param(2.0, TARGET, "abcdefg", id="nobody is late: oldest first"),
-        pytest.param(9.999, TARGET, "abcdefg", id="just before the target: oldest first"),
+        pytest.param(2.0, TARGET, inf, "abcdefghijklmnopqrst", id="nobody is late: oldest first"),
+        pytest.param(9.999, TARGET, inf, "abcdefghijklmnopqrst", id="just before: oldest first"),
         pytest.param(
-            10.0, TARGET, "gfeabcd", id="the oldest is late: newest first, the fourth is the oldest"
+            10.0, TARGET, inf, "tsrqponmlkjihgfabcde", id="one is late: newest first until its turn"
         ),
-        pytest.param(1e9, TARGET, "gfeadcb", id="all are late: newest first, the fourth is the oldest"),
-        pytest.param(1e9, inf, "abcdefg", id="no target: oldest first"),
-        pytest.param(6.0, 0.0, "gfeadcb", id="target zero: always late"),
+        pytest.param(
+            1e9, TARGET, inf, "tsrqponmlkjihgfaedcb", id="all are late: newest first, one in 16 is oldest"
+        ),
+        pytest.param(
+            20.0, TARGET, 40.0, "tsraqponmlkjihgfedcb", id="one is urgent: one in 4, and then one in 16"
+        ),
+        pytest.param(30.0, TARGET, 40.0, "tsraqpobnmlckjidhgfe", id="all are urgent: one in 4 is oldest"),
+        pytest.param(1e9, inf, 40.0, "abcdefghijklmnopqrst", id="no target: oldest first"),
+        pytest.param(6.0, 0.0, inf, "tsrqponmlkjihgfaedcb", id="target zero: always late"),
     ],
 )
-def test_the_order_of_grants(now: float, late_seconds: float, expected: str) -> None:
-    line = line_of(*((name, float(since)) for since, name in enumerate("abcdefg")), late_seconds=late_seconds)
+def test_the_order_of_grants(now: float, late_seconds: float, refused_seconds: float, expected: str) -> None:
+    names = "abcdefghijklmnopqrst"
+    waiting = ((name, place / 10) for place, name in enumerate(names))
+    line = line_of(*waiting, late_seconds=late_seconds, refused_seconds=refused_seconds)
 
-    assert "".join(grant(line, now) for _ in range(len(line))) == expected
+    assert "".join(grant(line, now) for _ in names) == expected
 
 
 def test_a_newcomer_passes_those_who_are_late_already() -> None:
@@ -64,12 +74,12 @@ def test_oldest_first_again_once_the_late_ones_are_out() -> None:
 
 
 def test_the_turn_of_the_oldest_passes_to_the_next_oldest_when_it_leaves() -> None:
-    line = line_of(*((name, 0.0) for name in "abcdef"))
-    assert [grant(line, TARGET) for _ in range(GRANTS_PAST_OLDEST)] == ["f", "e", "d"]
+    line = line_of(*((str(place), 0.0) for place in range(GRANTS_PAST_OLDEST + 3)))
+    assert "0" not in [grant(line, TARGET) for _ in range(GRANTS_PAST_OLDEST)]
 
-    line.discard("a")
+    line.discard("0")
 
-    assert grant(line, TARGET) == "b"
+    assert grant(line, TARGET) == "1"
 
 
 def test_asking_who_is_next_does_not_use_up_a_turn() -> None:
@@ -137,7 +147,7 @@ def play(line: WaitingLine[int], script: list[tuple[str, float]]) -> tuple[list[
 
 @given(steps, st.floats(0.0, 20.0))
 def test_everybody_leaves_exactly_once(script: list[tuple[str, float]], late_seconds: float) -> None:
-    line: WaitingLine[int] = WaitingLine(late_seconds)
+    line: WaitingLine[int] = WaitingLine(late_seconds, inf)
     granted, discarded, now = play(line, script)
 
     while (item := line.first(now)) is not None:
@@ -150,7 +160,7 @@ def test_everybody_leaves_exactly_once(script: list[tuple[str, float]], late_sec
 
 @given(steps)
 def test_while_nobody_is_late_grants_follow_arrivals(script: list[tuple[str, float]]) -> None:
-    granted, _, _ = play(WaitingLine(inf), script)
+    granted, _, _ = play(WaitingLine(inf, inf), script)
 
     assert granted == sorted(granted)
 
@@ -159,7 +169,7 @@ def test_while_nobody_is_late_grants_follow_arrivals(script: list[tuple[str, flo
 def test_nobody_starves_however_many_come_behind(
     script: list[tuple[str, float]], late_seconds: float, newcomers_per_grant: int
 ) -> None:
-    line: WaitingLine[int] = WaitingLine(late_seconds)
+    line: WaitingLine[int] = WaitingLine(late_seconds, inf)
     _, _, now = play(line, script)
     bound = {item: (GRANTS_PAST_OLDEST + 1) * (ahead + 1) for ahead, item in enumerate(line)}
     newcomer = len(script)
@@ -180,7 +190,7 @@ def test_nobody_starves_however_many_come_behind(
 def test_most_grants_go_to_the_newest_while_the_oldest_is_late(
     script: list[tuple[str, float]], late_seconds: float
 ) -> None:
-    line: WaitingLine[int] = WaitingLine(late_seconds)
+    line: WaitingLine[int] = WaitingLine(late_seconds, inf)
     _, _, now = play(line, script)
     now += late_seconds
 

@@ -183,13 +183,13 @@ def varying(*rates: float) -> Traffic:
     return Traffic(tuple(replace(one, seconds=60.0, requests=rate * 60.0) for rate in rates), "test")
 
 
-def test_the_autoscaled_bill_holds_for_one_and_a_half_boots_and_orders_one_boot_ahead() -> None:
+def test_the_autoscaled_bill_holds_for_one_boot_and_orders_one_boot_ahead() -> None:
     load = varying(*[5.0] * 4, 60.0, *[5.0] * 11)
     found = fitted(MIXED, load)
     (low,), (high,) = found.quietest, found.peak
     cost = charge(found, load, boot_seconds=120.0)
-    # Two minutes before the peak, the peak, three minutes after it.
-    minutes = 6 * high + 10 * low
+    # Two minutes before the peak, the peak, two minutes after it.
+    minutes = 5 * high + 11 * low
     assert cost.autoscaled.gpu_hours == pytest.approx(2 * minutes / 60)
     assert cost.static.gpu_hours == pytest.approx(2 * 16 * high / 60)
     assert cost.saving == pytest.approx(1 - minutes / (16 * high))

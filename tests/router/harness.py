@@ -15,6 +15,7 @@ from tests.router.scripted_engine import ScriptedEngine
 
 from inferencecluster.adapters.clock import SystemClock
 from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.routing import RoutingPolicy
 from inferencecluster.render.trtllm.versions import parse_version
 from inferencecluster.router.configuration import read_configuration
 from inferencecluster.router.process import Ports, RouterProcess, Sources
@@ -28,7 +29,7 @@ from inferencecluster.router.sources import (
 SETTINGS = RouterSettings(
     model="served",
     engine_version=parse_version("1.2.1"),
-    overflow_tokens=8192,
+    routing=RoutingPolicy.alike(8192),
     max_queue_seconds=30.0,
     ttft_seconds=30.0,
     kv_transfer_timeout_seconds=60.0,

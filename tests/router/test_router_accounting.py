@@ -15,6 +15,8 @@ from tests.router.harness import (
 )
 from tests.router.scripted_engine import CONTEXT, GENERATION, WHOLE, Behaviour, Never
 
+from inferencecluster.core.routing import RoutingPolicy
+
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_kv_transfer_counts_from_the_context_answer_to_the_first_token(stream: bool) -> None:
@@ -77,7 +79,7 @@ async def test_a_prompt_that_is_answered_in_one_piece_leaves_the_queue_at_the_sp
 
 
 async def test_answers_in_one_piece_alone_do_not_fill_the_prompt_queue_of_a_mixed_replica() -> None:
-    settings = replace(SETTINGS, overflow_tokens=2000)
+    settings = replace(SETTINGS, routing=RoutingPolicy.alike(2000))
     async with running_router(
         {"m0": "mixed"}, settings=settings, kv_capacity_tokens=1_000_000, max_batch_size=256
     ) as router:
@@ -139,7 +141,7 @@ async def test_the_oldest_request_without_a_first_token_ages() -> None:
 
 async def test_after_any_traffic_every_count_is_back_at_zero() -> None:
     pools: dict[str, Any] = {"p0": "prefill", "p1": "prefill", "d0": "decode", "d1": "decode", "m0": "mixed"}
-    settings = replace(SETTINGS, overflow_tokens=20, max_queue_seconds=2.0)
+    settings = replace(SETTINGS, routing=RoutingPolicy.alike(20), max_queue_seconds=2.0)
     faults = [
         Behaviour(),
         Behaviour(status=500),

@@ -16,6 +16,7 @@ from tests.router.test_router_sources import CLUSTER, pod
 
 from inferencecluster.adapters.clock import SystemClock
 from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.routing import RoutingPolicy
 from inferencecluster.router.configuration import read_configuration
 from inferencecluster.router.kubernetes_sources import KubernetesFleet, KubernetesSettings
 from inferencecluster.router.ledger import Ledger
@@ -94,12 +95,14 @@ async def test_settings_follow_the_cluster_and_survive_what_cannot_be_read() -> 
         await eventually(lambda: standing.settings is not None)
 
         server.put({**CLUSTER, "spec": {**CLUSTER["spec"], "router": {"overflowTokens": 1}}})
-        await eventually(lambda: standing.settings is not None and standing.settings.overflow_tokens == 1)
+        await eventually(
+            lambda: standing.settings is not None and standing.settings.routing == RoutingPolicy.alike(1)
+        )
 
         server.put({**CLUSTER, "spec": {}})
         await asyncio.sleep(0.1)
         assert standing.settings is not None
-        assert standing.settings.overflow_tokens == 1
+        assert standing.settings.routing == RoutingPolicy.alike(1)
 
 
 async def test_an_outage_of_the_api_server_keeps_the_fleet_and_confirms_no_fence() -> None:

@@ -79,7 +79,7 @@ class TestConversion:
 
     def test_new_work_follows_its_new_home(self, ledger: Ledger) -> None:
         ledger.update(None, replace(RECORD, name="p1", uid="w"))
-        policy, request = RoutingPolicy(overflow_tokens=8192), RoutingRequest(10, 10)
+        policy, request = RoutingPolicy.alike(8192), RoutingRequest(10, 10)
         # The busier decode replica is left for the one that has just come.
         ledger.assign(Disaggregated("p1", "d0"), prompt_tokens=500, output_tokens=100)
         ledger.update(RECORD, replace(RECORD, home=PoolName.DECODE))

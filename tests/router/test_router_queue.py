@@ -17,6 +17,8 @@ from tests.router.harness import (
 )
 from tests.router.scripted_engine import CONTEXT, WHOLE, Behaviour, Never
 
+from inferencecluster.core.routing import RoutingPolicy
+
 
 async def test_a_request_that_nobody_can_take_waits_and_goes_when_there_is_room() -> None:
     async with running_router({"m0": "mixed"}, **FULL) as router:
@@ -98,14 +100,14 @@ async def test_a_new_replica_takes_what_waits() -> None:
 
 async def test_a_change_of_settings_reaches_what_waits() -> None:
     pools = {"p0": "prefill", "d0": "decode"}
-    async with running_router(pools, settings=replace(SETTINGS, overflow_tokens=1)) as router:
+    async with running_router(pools, settings=replace(SETTINGS, routing=RoutingPolicy.alike(1))) as router:
         slow_prompts(router)
         router.engines["p0"].always[CONTEXT] = Behaviour(gate=Never())
         router.engines["d0"].always[WHOLE] = Behaviour(gate=Never())
         tasks = [asyncio.create_task(router.complete()) for _ in range(3)]
         await held(router, 1)
 
-        router.settings.put(replace(SETTINGS, overflow_tokens=100))
+        router.settings.put(replace(SETTINGS, routing=RoutingPolicy.alike(100)))
 
         await held(router, 0)
         for task in tasks:
@@ -169,7 +171,7 @@ async def test_a_client_that_goes_away_leaves_the_queue() -> None:
 
 async def test_above_the_overflow_the_mixed_pool_helps_and_then_the_decode_pool() -> None:
     pools = {**PAIR, "m0": "mixed"}
-    async with running_router(pools, settings=replace(SETTINGS, overflow_tokens=1)) as router:
+    async with running_router(pools, settings=replace(SETTINGS, routing=RoutingPolicy.alike(1))) as router:
         slow_prompts(router)
         for engine in router.engines.values():
             engine.always[CONTEXT] = engine.always[WHOLE] = Behaviour(gate=Never())
@@ -192,7 +194,7 @@ async def test_above_the_overflow_the_mixed_pool_helps_and_then_the_decode_pool(
 
 
 async def test_a_borrowed_replica_returns_when_its_mixed_work_ends() -> None:
-    async with running_router(PAIR, settings=replace(SETTINGS, overflow_tokens=1)) as router:
+    async with running_router(PAIR, settings=replace(SETTINGS, routing=RoutingPolicy.alike(1))) as router:
         gates = [asyncio.Event(), asyncio.Event()]
         router.engines["p0"].script(CONTEXT, Behaviour(gate=gates[0]))
         router.engines["d0"].script(WHOLE, Behaviour(gate=gates[1]))

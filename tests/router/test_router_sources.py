@@ -12,6 +12,7 @@ from tests.router.harness import eventually
 
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.routing import RoutingPolicy
 from inferencecluster.router.kubernetes_sources import project_replica, project_settings
 from inferencecluster.router.sources import ReplicaRecord
 from inferencecluster.router.static_sources import StaticSource, read_fleet_file
@@ -33,7 +34,7 @@ class TestStaticSource:
 
     def test_the_file_becomes_settings_and_records(self, path: Path) -> None:
         content = read_fleet_file(path)
-        assert (content.settings().overflow_tokens, content.settings().ttft_seconds) == (7, 0.25)
+        assert (content.settings().routing, content.settings().ttft_seconds) == (RoutingPolicy.alike(7), 0.25)
         (record,) = (replica.record() for replica in content.replicas)
         assert (record.name, record.home, record.kv_capacity_tokens, record.ready) == (
             "p0",
@@ -42,11 +43,17 @@ class TestStaticSource:
             True,
         )
 
+    def test_queues_may_differ_from_pool_to_pool(self, path: Path) -> None:
+        tokens = {"prefill": 4000, "decode": 2000, "mixed": 1000}
+        path.write_text(json.dumps({**FLEET_FILE, "overflowTokens": tokens}))
+        assert read_fleet_file(path).settings().routing.queue_tokens == tokens
+
     @pytest.mark.parametrize(
         ("change", "words"),
         [
             ({"replica": []}, "replica"),
             ({"overflowTokens": -1}, "overflowTokens"),
+            ({"overflowTokens": {"prefill": 1, "mixed": 1}}, "overflowTokens is .*decode"),
             ({"engineVersion": "new"}, "spec.engine.version"),
             ({"replicas": [{"name": "p0", "pool": "other", "url": "http://h"}]}, "replicas.0.pool"),
         ],
@@ -82,7 +89,7 @@ class TestStaticSource:
         await asyncio.gather(*tasks, return_exceptions=True)
 
         assert [(bool(before), after.fenced) for before, after in changes] == [(False, False), (True, True)]
-        assert [found.overflow_tokens for found in settings] == [7, 8]
+        assert [found.routing for found in settings] == [RoutingPolicy.alike(7), RoutingPolicy.alike(8)]
 
 
 def _replace(path: Path, text: str) -> None:
@@ -187,7 +194,11 @@ class TestProjection:
         found = project_settings(CLUSTER)
         assert found is not None
         assert (found.model, str(found.engine_version)) == ("served", "1.3.0rc29")
-        assert (found.overflow_tokens, found.max_queue_seconds, found.ttft_seconds) == (4096, 12.0, 0.4)
+        assert (found.routing, found.max_queue_seconds, found.ttft_seconds) == (
+            RoutingPolicy.alike(4096),
+            12.0,
+            0.4,
+        )
         assert found.kv_transfer_timeout_seconds == 60.0
 
     @pytest.mark.parametrize(

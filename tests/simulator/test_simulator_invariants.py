@@ -67,7 +67,7 @@ def specs(draw: st.DrawFn) -> ClusterSpec:
         performance=SMALL,
         boot_seconds=float(draw(st.sampled_from([2, 20]))),
         drain_deadline_seconds=float(draw(st.sampled_from([3, 600]))),
-        overflow_tokens=draw(st.sampled_from([0, 1500, 8192])),
+        overflow_tokens=draw(st.sampled_from([None, 0, 1500, 8192])),
     )
 
 

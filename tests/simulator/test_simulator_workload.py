@@ -179,11 +179,12 @@ def test_one_service_turns_into_another() -> None:
 def test_a_mirrored_warm_up_comes_before_the_whole_workload(workload: list[Request], seconds: float) -> None:
     found = list(with_mirrored_warm_up(workload, seconds))
     assert is_ordered(found)
-    early = [request for request in workload if request.arrival <= seconds]
+    early = [request for request in workload if 0 <= seconds - request.arrival < seconds]
     assert len(found) == len(workload) + len(early)
     rest = found[len(early) :]
     assert [request.arrival for request in rest] == [seconds + request.arrival for request in workload]
     assert lengths(found[: len(early)]) == lengths(early)
+    assert all(request.arrival < seconds for request in found[: len(early)])
 
 
 def test_phases_alternate() -> None:

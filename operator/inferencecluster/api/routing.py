@@ -33,8 +33,9 @@ class Router(ApiModel):
 
     replicas: Annotated[int, Field(ge=1, le=32), DEFAULTED] = 1
     """Router processes; each sees all replicas."""
-    overflow_tokens: Annotated[int, Field(ge=0, le=100_000_000), DEFAULTED] = 8192
-    """Prompt tokens waiting on the best prefill replica above which a request goes to mixed or borrowed replicas; its own do not count."""
+    overflow_tokens: Annotated[int, Field(ge=0, le=100_000_000)] | None = None
+    """Prompt tokens waiting on the best prefill replica above which a request goes to mixed or borrowed replicas; its own do not count.
+    Absent means what a replica prefills in 0.3 of slo.ttftMilliseconds, for each pool by its performance."""
     max_queue_seconds: Annotated[int, Field(ge=1, le=3600), DEFAULTED] = 30
     """A request that waits longer for a replica is refused with 429 and Retry-After."""
     wake_queue_seconds: Annotated[int, Field(ge=1, le=7200)] | None = None

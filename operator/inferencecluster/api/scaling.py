@@ -14,7 +14,7 @@ from inferencecluster.core.spec import Objective, PolicyType, ScalingMode, Selec
 UP_WINDOW_SECONDS: Final = 0
 """HPA's default: up at once."""
 DOWN_WINDOW_SECONDS: Final = 0
-"""Not the HPA's 300: sizes hold what was needed in the last one and a half boots (`core.demand`), and two holds add up."""
+"""Not the HPA's 300: sizes hold what was needed within the last boot (`core.demand`), and two holds add up."""
 
 
 class Conversion(StrEnum):
@@ -100,7 +100,7 @@ class ScalingBehavior(ApiModel):
     scale_up: ScalingRules = ScalingRules()
     """Growing. Absent means at once and in one step."""
     scale_down: ScalingRules = ScalingRules()
-    """Shrinking. Absent means at once when sizing wants less; sizing itself holds peaks for one and a half boots."""
+    """Shrinking. Absent means at once when sizing wants less; sizing itself holds peaks for as long as a boot takes."""
 
 
 class Scaling(ApiModel):

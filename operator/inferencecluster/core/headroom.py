@@ -39,7 +39,7 @@ class Rule(StrEnum):
     """How to plan for one boot from now."""
 
     PEAK = "peak"
-    """The largest level of the last one and a half boots: right where load moves slower than replicas boot."""
+    """The largest level within the last boot: right where load moves slower than replicas boot."""
     AVERAGE = "average"
     """The mean of some minutes: right where load jumps around it faster than replicas boot, because then a peak says
     nothing about the next one."""

@@ -16,6 +16,7 @@ from inferencecluster.core.observation import QueueState
 from inferencecluster.core.perfmodel import PerformanceModel
 from inferencecluster.core.prefixes import uncached
 from inferencecluster.core.spec import ClusterSpec
+from inferencecluster.core.waiting import late_after
 
 KV_TARGET: Final = 0.9
 """Share of KV memory that residents may fill: contexts grow until they end, and transfers land before they decode."""
@@ -25,9 +26,6 @@ QUEUE_MISS_SHARE: Final = 0.5
 size would serve in time."""
 LEAST_MISSES: Final = 0.001
 """Share of misses that is planned with at least: no size keeps every request in time."""
-
-OLD_SHARE: Final = 0.5
-"""A queue counts once its head has spent half of the TTFT target: below, it is the usual wait of a busy pool."""
 
 BREACH_STEP: Final = 0.1
 SEVERE_BREACH: Final = 1.2
@@ -154,7 +152,7 @@ def queue_needs(spec: ClusterSpec, demand: Demand, performance: PerformanceModel
 
 def is_late(spec: ClusterSpec, queue: QueueState) -> bool:
     """Whether prompts wait longer than is usual for a busy pool."""
-    return queue.head_age_seconds >= OLD_SHARE * spec.slo.ttft_seconds
+    return queue.head_age_seconds >= late_after(spec.slo.ttft_seconds)
 
 
 def resident_needs(demand: Demand, performance: PerformanceModel, batch: float) -> list[Need]:

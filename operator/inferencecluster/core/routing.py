@@ -9,9 +9,9 @@
 
 A request that cannot be split starts at 2.
 
-A prefill replica has room for a prompt while what waits there is within `overflow_tokens`: a long prompt waits no longer
-than a short one, and its own length is no reason to disturb others. On a mixed or borrowed replica, where streams wait for
-it, the prompt counts, too. There is room for the token phase while batch and KV memory hold it. A replica without any work
+A prefill replica has room for a prompt while what waits there is within its pool's `queue_tokens`: a long prompt waits no
+longer than a short one, and its own length is no reason to disturb others. On a mixed or borrowed replica, where streams wait
+for it, the prompt counts, too; a prefill replica is borrowed only without any prompts. There is room for the token phase while batch and KV memory hold it. A replica without any work
 takes whatever comes: a request larger than every engine is the engine's to refuse. An empty pool is a pool without room.
 
 `Fleet` keeps the replicas in the orders that decisions need, so that a decision does not look at all of them.
@@ -20,13 +20,16 @@ takes whatever comes: a request larger than every engine is the engine's to refu
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain
+from types import MappingProxyType
 from typing import Final
 
 from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.spec import ClusterSpec
+from inferencecluster.core.token_budget import queue_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +84,29 @@ class RoutingRequest:
 class RoutingPolicy:
     """Settings of the cluster that routing follows."""
 
-    overflow_tokens: int
-    """Pending prompt tokens above which a prefill queue is too long (`spec.router.overflowTokens`), the new prompt not counted."""
+    queue_tokens: Mapping[PoolName, int]
+    """Pending prompt tokens above which a replica's queue is too long, by its home."""
+
+    @classmethod
+    def of(cls, spec: ClusterSpec) -> RoutingPolicy:
+        """What the user chose for all pools, or else what each pool's replicas work off in time."""
+        if spec.overflow_tokens is not None:
+            return cls.alike(spec.overflow_tokens)
+        limits = {
+            pool.name: queue_tokens(
+                pool.iterates_like,
+                pool.performance,
+                ttft_seconds=spec.slo.ttft_seconds,
+                itl_seconds=spec.slo.itl_seconds,
+            )
+            for pool in spec.pools
+        }
+        return cls(MappingProxyType(limits))
+
+    @classmethod
+    def alike(cls, tokens: int) -> RoutingPolicy:
+        """The same for every pool."""
+        return cls(MappingProxyType(dict.fromkeys(PoolName, tokens)))
 
 
 class HoldReason(StrEnum):
@@ -302,12 +326,16 @@ class _Rooms:
     def for_prefill(self, view: ReplicaView) -> bool:
         if view.name in self.request.excluded:
             return False
-        return view.pending_prefill_tokens <= self.policy.overflow_tokens
+        return view.pending_prefill_tokens <= self.policy.queue_tokens[view.home]
 
     def for_whole(self, view: ReplicaView) -> bool:
-        """Both phases. Its own prompt counts: streams there wait for it, and another replica may be free before it starts."""
+        """Both phases. Its own prompt counts: streams there wait for it, and another replica may be free before it starts.
+
+        A prefill replica must have no prompts: its iterations are long, and every token of a stream would wait for one.
+        """
         pending = view.pending_prefill_tokens
-        is_short = pending == 0 or pending + self.request.prompt_tokens <= self.policy.overflow_tokens
+        limit = 0 if view.home is PoolName.PREFILL else self.policy.queue_tokens[view.home]
+        is_short = pending == 0 or pending + self.request.prompt_tokens <= limit
         return is_short and self.for_decode(view)
 
     def for_decode(self, view: ReplicaView) -> bool:

@@ -133,7 +133,9 @@ class ClusterSpec:
     """A replica Pending or starting for longer is given up."""
     drain_deadline_seconds: float
     """A fenced replica is deleted after this long even with work in flight (the override shows in status)."""
-    overflow_tokens: int
+    overflow_tokens: int | None
+    """Prompt tokens waiting on a replica above which its queue is too long; None: what it works off in time
+    (`token_budget.queue_tokens`)."""
     kept_gpus: int = 0
     """Demand removes no replica while all of them together hold no more GPUs than these, because they are paid for."""
     objective: Objective = Objective.COST

@@ -1,4 +1,4 @@
-"""Tokens that one iteration of an engine may hold: TensorRT-LLM's `max_num_tokens`, by pool.
+"""Tokens that one iteration of an engine may hold (TensorRT-LLM's `max_num_tokens`), and that may wait for one, by pool.
 
 An iteration makes one step of every decoding sequence and fills what is left with prompt chunks. On a prefill replica it
 holds as many as compute keeps busy with. On decode and mixed replicas somebody waits for the next token meanwhile: there it
@@ -25,6 +25,10 @@ coarse enough that a small change of the ITL target does not change the configur
 LEAST_PROMPT_TOKENS: Final = 32
 """One KV block beside a full batch, or prompts would never begin there."""
 
+QUEUE_SHARE: Final = 0.3
+"""Of the TTFT target. A prompt waits for those in front, and then for the iteration that it shares with those who came
+meanwhile, which are about as many: 0.6 in the worst case, and a wait in the router may take what is left (docs/decisions/0015)."""
+
 
 def iteration_tokens(pool: PoolName, performance: PerformanceModel, *, itl_seconds: float) -> int:
     """`max_num_tokens` of the pool's engines, decoding sequences included; a multiple of `LEAST_PROMPT_TOKENS`.
@@ -41,6 +45,17 @@ def iteration_tokens(pool: PoolName, performance: PerformanceModel, *, itl_secon
     if left >= most * per_token:
         return most
     return max(least, int(left / per_token) // TILE_TOKENS * TILE_TOKENS)
+
+
+def queue_tokens(
+    pool: PoolName, performance: PerformanceModel, *, ttft_seconds: float, itl_seconds: float
+) -> int:
+    """Prompt tokens that may wait on a replica whose engine iterates like this pool's: what it computes in `QUEUE_SHARE` of the
+    TTFT target. Requests beyond wait in the router, where they can still go to whoever is free first.
+    """
+    tokens = iteration_tokens(pool, performance, itl_seconds=itl_seconds)
+    seconds = performance.prefill.seconds(tokens) if pool is PoolName.PREFILL else itl_seconds
+    return round(tokens / seconds * QUEUE_SHARE * ttft_seconds)
 
 
 def prompt_share(performance: PerformanceModel, *, itl_seconds: float) -> float:

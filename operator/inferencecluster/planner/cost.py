@@ -28,7 +28,7 @@ class Cost:
     static: Bill
     """Every pool at its peak all the time."""
     autoscaled: Bill
-    """Every pool at the largest size that it needs between one and a half boots ago and one boot from now: what an autoscaler
+    """Every pool at the largest size that it needs between one boot ago and one boot from now: what an autoscaler
     that is never surprised pays. A forecast that errs costs more, or misses the SLO; the simulator shows that."""
 
     @property

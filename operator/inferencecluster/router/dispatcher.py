@@ -30,6 +30,7 @@ from inferencecluster.core.routing import (
     Whole,
     route,
 )
+from inferencecluster.core.waiting import late_after
 from inferencecluster.router.errors import CapacityError
 from inferencecluster.router.estimates import DrainRate
 from inferencecluster.router.ledger import Assignment, Ledger
@@ -58,7 +59,7 @@ class Dispatcher:
         self._ledger = ledger
         self._limits = limits
         self._clock = clock
-        self._policy = RoutingPolicy(overflow_tokens=0)
+        self._policy = RoutingPolicy.alike(0)
         self._max_queue_seconds = 0.0
         self._retries: dict[Waiting, None] = {}
         self._wake: WakeSettings | None = None
@@ -83,12 +84,12 @@ class Dispatcher:
 
     def configure(self, settings: RouterSettings) -> None:
         """Take over settings; requests that wait already keep their time."""
-        self._policy = RoutingPolicy(overflow_tokens=settings.overflow_tokens)
+        self._policy = settings.routing
         self._max_queue_seconds = settings.max_queue_seconds
         self._wake = settings.wake
-        self._late_seconds = settings.ttft_seconds
+        self._late_seconds = late_after(settings.ttft_seconds)
         for line in self._lines.values():
-            line.be_late_after(settings.ttft_seconds)
+            line.be_late_after(self._late_seconds, refused_seconds=self._max_queue_seconds)
         self.serve_queue()
 
     async def acquire(self, request: RoutingRequest, ticket: Ticket) -> Assignment:
@@ -204,7 +205,7 @@ class Dispatcher:
         else:
             line = self._lines.get(request.model)
             if line is None:
-                line = self._lines[request.model] = ModelLine(self._late_seconds)
+                line = self._lines[request.model] = ModelLine(self._late_seconds, self._max_queue_seconds)
             line.add(waiting)
             ticket.on_admitted()
         self.held_tokens += request.prompt_tokens

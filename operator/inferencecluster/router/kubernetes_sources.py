@@ -24,8 +24,10 @@ from inferencecluster.api.names import (
 from inferencecluster.api.translate import to_core
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import Lifecycle
+from inferencecluster.core.routing import RoutingPolicy
 from inferencecluster.core.sleep import wake_hold_seconds
 from inferencecluster.core.spec import ScalingMode
+from inferencecluster.core.token_budget import PREFILL_TOKENS
 from inferencecluster.render.trtllm.shape import configured_version
 from inferencecluster.render.trtllm.versions import EngineVersion, parse_version
 from inferencecluster.router.sources import (
@@ -146,7 +148,7 @@ def project_settings(manifest: Manifest) -> RouterSettings | None:
     return RouterSettings(
         model=spec.model.served_name or spec.model.source,
         engine_version=version,
-        overflow_tokens=spec.router.overflow_tokens,
+        routing=_routing(cluster),
         max_queue_seconds=float(spec.router.max_queue_seconds),
         ttft_seconds=spec.slo.ttft_milliseconds / 1000,
         kv_transfer_timeout_seconds=float(spec.engine.kv_transfer.timeout_seconds),
@@ -163,6 +165,14 @@ def _wake(spec: InferenceClusterSpec) -> WakeSettings | None:
     boot, hold = spec.scaling.expected_boot_seconds, spec.router.wake_queue_seconds
     derived = wake_hold_seconds(boot_seconds=boot, max_queue_seconds=spec.router.max_queue_seconds)
     return WakeSettings(float(boot), derived if hold is None else float(hold))
+
+
+def _routing(cluster: InferenceCluster) -> RoutingPolicy:
+    """What one iteration holds where the spec tells neither a limit nor speeds, which is the operator's to complain about."""
+    try:
+        return RoutingPolicy.of(to_core(cluster, revision=""))
+    except SpecError:
+        return RoutingPolicy.alike(cluster.spec.router.overflow_tokens or PREFILL_TOKENS)
 
 
 def _prefill_speed(cluster: InferenceCluster) -> float | None:

@@ -51,10 +51,10 @@ class Waiting:
 class ModelLine:
     """The two lines of one model. Times are the stopwatch's."""
 
-    def __init__(self, late_seconds: float) -> None:
-        """`late_seconds`: the TTFT target (`WaitingLine`)."""
-        self._usual: WaitingLine[Waiting] = WaitingLine(late_seconds)
-        self._large: WaitingLine[Waiting] = WaitingLine(late_seconds)
+    def __init__(self, late_seconds: float, refused_seconds: float) -> None:
+        """As those of a `WaitingLine`."""
+        self._usual: WaitingLine[Waiting] = WaitingLine(late_seconds, refused_seconds)
+        self._large: WaitingLine[Waiting] = WaitingLine(late_seconds, refused_seconds)
         self.reserved = ""
         """Name of the replica that is kept free for the large request whose turn it is; empty while there is none."""
 
@@ -70,9 +70,10 @@ class ModelLine:
         known = (line.oldest_since for line in (self._usual, self._large))
         return min((since for since in known if since is not None), default=None)
 
-    def be_late_after(self, seconds: float) -> None:
-        """Another TTFT target."""
-        self._usual.late_seconds = self._large.late_seconds = seconds
+    def be_late_after(self, seconds: float, *, refused_seconds: float) -> None:
+        """Other settings."""
+        for line in (self._usual, self._large):
+            line.late_seconds, line.refused_seconds = seconds, refused_seconds
 
     def next(self, now: float) -> tuple[Waiting | None, Waiting | None]:
         """The large request and the usual one to be tried now, in this order.

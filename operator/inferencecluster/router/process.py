@@ -189,7 +189,7 @@ class RouterProcess:
                 extra={
                     "model": settings.model,
                     "engine_version": str(settings.engine_version),
-                    "overflow_tokens": settings.overflow_tokens,
+                    "queue_tokens": dict(settings.routing.queue_tokens),
                     "max_queue_seconds": settings.max_queue_seconds,
                     "ttft_seconds": settings.ttft_seconds,
                 },

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.routing import RoutingPolicy
 from inferencecluster.render.trtllm.versions import EngineVersion
 
 
@@ -51,10 +52,10 @@ class RouterSettings:
     """The name that clients put into `model`; while replicas of an older spec serve on, theirs is served, too."""
     engine_version: EngineVersion
     """Of replicas that do not tell theirs: decides which fields the protocol has."""
-    overflow_tokens: int
+    routing: RoutingPolicy
     max_queue_seconds: float
     ttft_seconds: float
-    """Target of the time to the first token: a request that has waited so long is late."""
+    """Target of the time to the first token: after a part of it a waiting request is late (`core.waiting`)."""
     kv_transfer_timeout_seconds: float
     """The engines give up a transfer after this long."""
     wake: WakeSettings | None = None

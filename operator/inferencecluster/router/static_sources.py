@@ -16,6 +16,7 @@ from pydantic.alias_generators import to_camel
 
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.routing import RoutingPolicy
 from inferencecluster.render.trtllm.versions import parse_version
 from inferencecluster.router.sources import (
     ReplicaListener,
@@ -28,6 +29,9 @@ _LOOK_SECONDS: Final = 0.5
 """Between two looks at the file's time; a person who edits it does not notice half a second."""
 
 _logger: Final = logging.getLogger(__name__)
+
+
+_Tokens = Annotated[int, Field(ge=0)]
 
 
 class _Model(BaseModel):
@@ -66,23 +70,37 @@ class StaticFleetFile(_Model):
 
     model: str
     engine_version: str = "1.2.1"
-    overflow_tokens: Annotated[int, Field(ge=0)] = 8192
+    overflow_tokens: _Tokens | dict[PoolName, _Tokens] = 8192
+    """For all pools, or for each of them."""
     max_queue_seconds: Annotated[float, Field(gt=0)] = 30.0
-    ttft_milliseconds: Annotated[int, Field(ge=1)] = 30_000
-    """As long as requests wait at most by default: they are served in the order in which they came."""
+    ttft_milliseconds: Annotated[int, Field(ge=1)] = 60_000
+    """Nobody is late before the default of `max_queue_seconds`: requests are served in the order in which they came."""
     kv_transfer_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
     replicas: tuple[StaticReplica, ...] = ()
 
     def settings(self) -> RouterSettings:
-        """The part that is the cluster's. Raises `SpecError` for a malformed version."""
+        """The part that is the cluster's. Raises `SpecError` for a malformed version, and for a pool without its tokens."""
         return RouterSettings(
             model=self.model,
             engine_version=parse_version(self.engine_version),
-            overflow_tokens=self.overflow_tokens,
+            routing=self._routing(),
             max_queue_seconds=self.max_queue_seconds,
             ttft_seconds=self.ttft_milliseconds / 1000,
             kv_transfer_timeout_seconds=self.kv_transfer_timeout_seconds,
         )
+
+    def _routing(self) -> RoutingPolicy:
+        tokens = self.overflow_tokens
+        if isinstance(tokens, int):
+            return RoutingPolicy.alike(tokens)
+        if missing := set(PoolName) - set(tokens):
+            raise SpecError(
+                field="overflowTokens",
+                value=dict(tokens),
+                rule=f"it says nothing about {', '.join(sorted(missing))}",
+                advice="give one number, or one for each pool",
+            )
+        return RoutingPolicy(tokens)
 
 
 def read_fleet_file(path: Path) -> StaticFleetFile:

@@ -32,7 +32,7 @@ ATTEMPTS: Final = 3
 class FrontendSettings:
     """What the router is told."""
 
-    overflow_tokens: int
+    routing: RoutingPolicy
     max_queue_seconds: float
     wake_queue_seconds: float
     """The same for a request that comes while no replica serves, because the cluster sleeps or wakes."""
@@ -89,12 +89,12 @@ class Frontend:
         self.held_tokens = 0
         """Prompt tokens of the requests that wait here."""
         self._settings = settings
-        self._policy = RoutingPolicy(overflow_tokens=settings.overflow_tokens)
+        self._policy = settings.routing
         self._events = events
         self._counters = counters
         self._on_end = on_end
         self._estimate = OutputEstimate()
-        self._line: WaitingLine[Journey] = WaitingLine(settings.late_seconds)
+        self._line: WaitingLine[Journey] = WaitingLine(settings.late_seconds, settings.max_queue_seconds)
         self._retries: dict[Journey, None] = {}
         self._watch_at = -1.0
         self._before_first_token: dict[Journey, None] = {}

@@ -12,7 +12,9 @@ from typing import Final
 from inferencecluster.core.decision import Decision
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.observation import Observation
+from inferencecluster.core.routing import RoutingPolicy
 from inferencecluster.core.sleep import may_sleep
+from inferencecluster.core.waiting import late_after
 from inferencecluster.simulator.counters import Counters
 from inferencecluster.simulator.events import EventQueue
 from inferencecluster.simulator.frontend import Frontend, FrontendSettings
@@ -69,10 +71,10 @@ class Simulation:
         self.measures = Measures(scenario)
         self.frontend = Frontend(
             FrontendSettings(
-                overflow_tokens=spec.overflow_tokens,
+                routing=RoutingPolicy.of(spec),
                 max_queue_seconds=scenario.max_queue_seconds,
                 wake_queue_seconds=scenario.wake_queue_seconds,
-                late_seconds=spec.slo.ttft_seconds
+                late_seconds=late_after(spec.slo.ttft_seconds)
                 if scenario.late_seconds is None
                 else scenario.late_seconds,
                 network=scenario.network,

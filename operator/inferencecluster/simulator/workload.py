@@ -248,7 +248,8 @@ def spliced(first: Iterable[Request], second: Iterable[Request], *, at: float) -
 def with_mirrored_warm_up(workload: Iterable[Request], seconds: float) -> Iterator[Request]:
     """The first `seconds` backwards, then the whole workload: it begins as it would in the middle of a day.
 
-    Everything moves by `seconds`, which is the scenario's `warm_up_seconds`. Holds the requests of the warm-up.
+    Everything moves by `seconds`, which is the scenario's `warm_up_seconds`: only the workload is scored, so what arrives at 0 has
+    no mirror image. Holds the requests of the warm-up.
     """
     stream = iter(workload)
     beginning: list[Request] = []
@@ -259,7 +260,8 @@ def with_mirrored_warm_up(workload: Iterable[Request], seconds: float) -> Iterat
             break
         beginning.append(request)
     for request in reversed(beginning):
-        yield request.moved(seconds - request.arrival)
+        if seconds - request.arrival < seconds:
+            yield request.moved(seconds - request.arrival)
     for request in beginning:
         yield request.moved(seconds + request.arrival)
     if following is None:
