@@ -20,7 +20,7 @@ from inferencecluster.core.arrivals import NOTHING
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.headroom import Rule
-from inferencecluster.core.routing import Fleet, ReplicaView
+from inferencecluster.core.replica_views import Fleet, ReplicaView
 from inferencecluster.core.token_budget import PREFILL_TOKENS
 from inferencecluster.simulator.scenario import Scenario
 from inferencecluster.simulator.simulation import Simulation

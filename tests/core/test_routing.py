@@ -14,13 +14,12 @@ from tests.core.sizing_builders import cluster
 
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.profiles import profile
+from inferencecluster.core.replica_views import Fleet, ReplicaView
 from inferencecluster.core.routing import (
     Decision,
     Disaggregated,
-    Fleet,
     Hold,
     HoldReason,
-    ReplicaView,
     RoutingPolicy,
     RoutingRequest,
     Whole,

@@ -13,7 +13,8 @@ from enum import StrEnum
 from typing import Final
 
 from inferencecluster.core.fleet import PoolName
-from inferencecluster.core.routing import Disaggregated, Fleet, ReplicaView, Whole
+from inferencecluster.core.replica_views import Fleet, ReplicaView
+from inferencecluster.core.routing import Disaggregated, Whole
 from inferencecluster.router.sources import ReplicaRecord
 
 FIRST_EJECTION_SECONDS: Final = 1.0

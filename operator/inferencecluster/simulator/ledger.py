@@ -6,7 +6,8 @@ Work is booked when it is assigned, before it is sent.
 from __future__ import annotations
 
 from inferencecluster.core.fleet import PoolName
-from inferencecluster.core.routing import Disaggregated, Fleet, ReplicaView, Whole
+from inferencecluster.core.replica_views import Fleet, ReplicaView
+from inferencecluster.core.routing import Disaggregated, Whole
 from inferencecluster.simulator.journeys import Journey, Path
 from inferencecluster.simulator.links import Link
 from inferencecluster.simulator.mixed_engine import Engine
