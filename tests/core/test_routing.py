@@ -260,7 +260,9 @@ def test_how_long_queues_may_be(
         pools=(prefill, decode, mixed),
         overflow_tokens=overflow_tokens,
     )
-    assert tuple(RoutingPolicy.of(spec).queue_tokens[name] for name in PoolName) == expected
+    policy = RoutingPolicy.of(spec)
+    assert tuple(policy.queue_tokens[name] for name in PoolName) == expected
+    assert policy.stalling == (set(PoolName) if interchangeable else {PoolName.PREFILL})
 
 
 def test_a_prefill_replica_is_borrowed_only_without_prompts() -> None:
@@ -268,6 +270,19 @@ def test_a_prefill_replica_is_borrowed_only_without_prompts() -> None:
     assert route(REQUEST, Fleet([replica("p0"), full]), POLICY) == Whole("p0", True)
     busy = replica("p0", pending_prefill_tokens=1)
     assert route(REQUEST, Fleet([busy, full]), POLICY) == Hold(HoldReason.DECODE_FULL)
+
+
+def test_where_iterations_are_long_streams_of_others_are_not_disturbed() -> None:
+    policy = replace(POLICY, stalling=frozenset(PoolName))
+    full = replica("p0", **FULL_QUEUE)
+    streaming = replica("d0", decoding_sequences=2, resident_kv_tokens=2000)
+    assert route(REQUEST, Fleet([full, streaming]), POLICY) == Whole("d0", True)
+    assert route(REQUEST, Fleet([full, streaming]), policy) == Hold(HoldReason.PREFILL_FULL)
+    own = replace(streaming, mixed_requests=2)
+    assert route(REQUEST, Fleet([full, own]), policy) == Whole("d0", True)
+    mixed = replica("m0", decoding_sequences=2, resident_kv_tokens=2000, mixed_requests=2)
+    assert route(REQUEST, Fleet([full, mixed]), policy) == Whole("m0", False)
+    assert isinstance(route(REQUEST, Fleet([full, replace(mixed, pending_prefill_tokens=1)]), policy), Hold)
 
 
 def test_equal_replicas_are_chosen_by_name() -> None:

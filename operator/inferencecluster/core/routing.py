@@ -11,7 +11,8 @@ A request that cannot be split starts at 2.
 
 A prefill replica has room for a prompt while what waits there is within its pool's `queue_tokens`: a long prompt waits no
 longer than a short one, and its own length is no reason to disturb others. On a mixed or borrowed replica, where streams wait
-for it, the prompt counts, too; a prefill replica is borrowed only without any prompts. There is room for the token phase while batch and KV memory hold it. A replica without any work
+for it, the prompt counts, too; where iterations are long it is borrowed only without
+prompts and streams of others. There is room for the token phase while batch and KV memory hold it. A replica without any work
 takes whatever comes: a request larger than every engine is the engine's to refuse. An empty pool is a pool without room.
 
 `replica_views.Fleet` keeps the replicas in the orders that decisions need, so that a decision does not look at all of them.
@@ -20,7 +21,7 @@ takes whatever comes: a request larger than every engine is the engine's to refu
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -50,12 +51,15 @@ class RoutingPolicy:
 
     queue_tokens: Mapping[PoolName, int]
     """Pending prompt tokens above which a replica's queue is too long, by its home."""
+    stalling: frozenset[PoolName] = frozenset({PoolName.PREFILL})
+    """Pools whose engines make iterations so long that a stream beside prompts misses its ITL."""
 
     @classmethod
     def of(cls, spec: ClusterSpec) -> RoutingPolicy:
         """What the user chose for all pools, or else what each pool's replicas work off in time."""
+        stalling = frozenset(pool.name for pool in spec.pools if pool.iterates_like is PoolName.PREFILL)
         if spec.overflow_tokens is not None:
-            return cls.alike(spec.overflow_tokens)
+            return replace(cls.alike(spec.overflow_tokens), stalling=stalling)
         limits = {
             pool.name: queue_tokens(
                 pool.iterates_like,
@@ -65,7 +69,7 @@ class RoutingPolicy:
             )
             for pool in spec.pools
         }
-        return cls(MappingProxyType(limits))
+        return cls(MappingProxyType(limits), stalling)
 
     @classmethod
     def alike(cls, tokens: int) -> RoutingPolicy:
@@ -128,10 +132,12 @@ class _Rooms:
     def for_whole(self, view: ReplicaView) -> bool:
         """Both phases. Its own prompt counts: streams there wait for it, and another replica may be free before it starts.
 
-        A prefill replica must have no prompts: its iterations are long, and every token of a stream would wait for one.
+        Where iterations are long prompts come one at a time, and none to streams of other requests.
         """
-        pending = view.pending_prefill_tokens
-        limit = 0 if view.home is PoolName.PREFILL else self.policy.queue_tokens[view.home]
+        pending, stalls = view.pending_prefill_tokens, view.home in self.policy.stalling
+        if stalls and view.home is PoolName.DECODE and view.decoding_sequences > view.mixed_requests:
+            return False
+        limit = 0 if stalls else self.policy.queue_tokens[view.home]
         is_short = pending == 0 or pending + self.request.prompt_tokens <= limit
         return is_short and self.for_decode(view)
 
