@@ -253,6 +253,21 @@ class TestProjection:
         assert found is not None
         assert found.prefill_seconds_per_token is None
 
+    @pytest.mark.parametrize(
+        ("router", "tokens"),
+        [
+            pytest.param({}, 8192, id="one iteration of prompts"),
+            pytest.param({"overflowTokens": None}, 8192, id="null is absent"),
+            pytest.param({"overflowTokens": 0}, 0, id="zero is a number, too"),
+        ],
+    )
+    def test_queues_where_a_spec_does_not_tell_how_fast_prompts_are(
+        self, router: dict[str, Any], tokens: int
+    ) -> None:
+        found = project_settings({**CLUSTER, "spec": {**CLUSTER["spec"], "router": router}})
+        assert found is not None
+        assert found.routing == RoutingPolicy.alike(tokens)
+
     def test_a_spec_that_cannot_be_read_changes_nothing(self) -> None:
         assert project_settings({**CLUSTER, "spec": {}}) is None
 
