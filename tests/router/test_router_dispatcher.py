@@ -184,6 +184,9 @@ async def served_in_order(tasks: list[asyncio.Task[Assignment]], held: Assignmen
     ("pause", "expected"),
     [
         pytest.param(0.0, [0, 1, 2, 3, 4, 5], id="nobody is late"),
+        pytest.param(
+            SETTINGS.ttft_seconds / 2 - 6, [5, 4, 3, 0, 1, 2], id="the oldest has half its target left"
+        ),
         pytest.param(SETTINGS.ttft_seconds, [5, 4, 3, 0, 2, 1], id="all are late"),
     ],
 )
@@ -208,6 +211,16 @@ async def test_a_shorter_target_counts_for_those_who_wait() -> None:
     queue.dispatcher.configure(replace(SETTINGS, ttft_seconds=1.0))
 
     assert await served_in_order(tasks, first) == [2, 1, 0]
+
+
+async def test_a_shorter_wait_before_refusals_makes_those_who_wait_urgent() -> None:
+    queue = Queue()
+    first = await queue.ask()
+    tasks = await queue.wait_in_line(6)
+
+    queue.dispatcher.configure(replace(SETTINGS, ttft_seconds=1.0, max_queue_seconds=4.0))
+
+    assert await served_in_order(tasks, first) == [5, 4, 3, 0, 2, 1]
 
 
 MEMORY = SINGLE.kv_capacity_tokens
