@@ -11,8 +11,9 @@ A request that cannot be split starts at 2.
 
 A prefill replica has room for a prompt while what waits there is within its pool's `queue_tokens`: a long prompt waits no
 longer than a short one, and its own length is no reason to disturb others. On a mixed or borrowed replica, where streams wait
-for it, the prompt counts, too; a prefill replica is borrowed only without any prompts. There is room for the token phase while batch and KV memory hold it. A replica without any work
-takes whatever comes: a request larger than every engine is the engine's to refuse. An empty pool is a pool without room.
+for it, the prompt counts, too; a prefill replica is borrowed only without any prompts. There is room for the token phase
+while batch and KV memory hold it. A replica without any work takes whatever comes: a request larger than every engine is
+the engine's to refuse. An empty pool is a pool without room.
 
 `replica_views.Fleet` keeps the replicas in the orders that decisions need, so that a decision does not look at all of them.
 """

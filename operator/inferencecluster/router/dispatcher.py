@@ -1,6 +1,6 @@
 """The central queue: who gets replicas now, who waits, and for how long.
 
-First come, first served; newest first while the oldest has waited for its whole TTFT target (`core/waiting.py`). A
+First come, first served; newest first while the oldest has used up its part of the TTFT target (`core/waiting.py`). A
 request that failed on an engine is tried before those that were never sent; it does not block them when only replicas
 that it excludes have room. Requests for another model wait in another line, and large ones beside the usual ones
 (`lines.py`).
