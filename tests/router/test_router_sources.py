@@ -53,7 +53,13 @@ class TestStaticSource:
         [
             ({"replica": []}, "replica"),
             ({"overflowTokens": -1}, "overflowTokens"),
-            ({"overflowTokens": {"prefill": 1, "mixed": 1}}, "overflowTokens is .*decode"),
+            ({"overflowTokens": None}, "overflowTokens.* is None, but Input should be a valid integer"),
+            ({"overflowTokens": {"prefill": 1, "mixed": 1}}, "overflowTokens.decode is .*Field required"),
+            ({"overflowTokens": {"prefill": 1, "decode": -2, "mixed": 1}}, "overflowTokens.decode is -2"),
+            (
+                {"overflowTokens": {"prefil": 1, "decode": 1, "prefill": 1, "mixed": 1}},
+                "overflowTokens.prefil is 1",
+            ),
             ({"engineVersion": "new"}, "spec.engine.version"),
             ({"replicas": [{"name": "p0", "pool": "other", "url": "http://h"}]}, "replicas.0.pool"),
         ],
