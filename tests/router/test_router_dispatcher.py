@@ -385,3 +385,27 @@ async def test_a_newcomer_that_a_full_queue_refuses_leaves_no_trace() -> None:
     assert queue.admitted == 11
     assert queue.dispatcher.held_requests == 10
     assert sorted(await served_in_order(tasks, first)) == list(range(10))
+
+
+async def test_a_replica_that_is_kept_free_serves_whoever_is_older_than_the_large_request() -> None:
+    queue = Queue()
+    queue.ledger.update(SINGLE, MANY)
+    first = await queue.ask(request=NEARLY_ALL)
+    older = queue.ask(request=MIDDLING)
+    await turn()
+    queue.now += 1.0
+    large = queue.ask(request=LARGE)
+    await turn()
+    queue.now += SETTINGS.ttft_seconds / 2
+    newer = queue.ask(request=MIDDLING)
+    await turn()
+    newer.cancel()
+    await turn()
+
+    first.release()
+    await turn()
+
+    assert older.done()
+    (await older).release()
+    (await large).release()
+    assert queue.booked == queue.dispatcher.held_requests == queue.dispatcher.held_tokens == 0

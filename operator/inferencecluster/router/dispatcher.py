@@ -132,7 +132,9 @@ class Dispatcher:
                 continue
             if large is not None and now - large.since >= OVERDUE_SHARE * self._max_queue_seconds:
                 self._reserve(line, large)
-            if usual is None or not self._offer(usual, reserved=line.reserved):
+            # Whoever is older than the large one goes first, there as well: else that replica would serve neither.
+            reserved = line.reserved if large is not None else ""
+            if usual is None or not self._offer(usual, reserved=reserved):
                 return
 
     def _reserve(self, line: ModelLine, large: Waiting) -> None:
