@@ -226,16 +226,14 @@ def test_the_queue_decides_who_is_borrowed_and_not_the_prompt(
 
 
 def test_a_slow_replica_takes_less_of_a_queue_than_a_fast_one() -> None:
-    policy = RoutingPolicy({PoolName.PREFILL: 4000, PoolName.DECODE: 2000, PoolName.MIXED: 1500})
+    policy = RoutingPolicy({PoolName.PREFILL: 4000, PoolName.DECODE: 1500, PoolName.MIXED: 2000})
     full = replica("p0", pending_prefill_tokens=4001)
-    assert route(REQUEST, Fleet([full, replica("d0", pending_prefill_tokens=1000)]), policy) == Whole(
-        "d0", True
-    )
-    assert route(REQUEST, Fleet([full, replica("d0", pending_prefill_tokens=1001)]), policy) == Hold(
-        HoldReason.PREFILL_FULL
-    )
-    assert isinstance(route(REQUEST, Fleet([replica("m0", pending_prefill_tokens=501)]), policy), Hold)
-    assert route(REQUEST, Fleet([replica("m0", pending_prefill_tokens=500)]), policy) == Whole("m0", False)
+    few, many = (replica("d0", pending_prefill_tokens=tokens) for tokens in (500, 501))
+    assert route(REQUEST, Fleet([full, few]), policy) == Whole("d0", True)
+    assert route(REQUEST, Fleet([full, many]), policy) == Hold(HoldReason.PREFILL_FULL)
+    few, many = (replica("m0", pending_prefill_tokens=tokens) for tokens in (1000, 1001))
+    assert route(REQUEST, Fleet([few]), policy) == Whole("m0", False)
+    assert isinstance(route(REQUEST, Fleet([many]), policy), Hold)
 
 
 @pytest.mark.parametrize(
@@ -262,18 +260,19 @@ def test_how_long_queues_may_be(
     )
     policy = RoutingPolicy.of(spec)
     assert tuple(policy.queue_tokens[name] for name in PoolName) == expected
-    assert policy.stalling == (set(PoolName) if interchangeable else {PoolName.PREFILL})
+    assert policy.keeps_streams is interchangeable
 
 
-def test_a_prefill_replica_is_borrowed_only_without_prompts() -> None:
+def test_a_prefill_replica_with_many_prompts_is_not_borrowed() -> None:
+    policy = RoutingPolicy({PoolName.PREFILL: 4000, PoolName.DECODE: 2000, PoolName.MIXED: 1500})
     full = replica("d0", **FULL_BATCH)
-    assert route(REQUEST, Fleet([replica("p0"), full]), POLICY) == Whole("p0", True)
-    busy = replica("p0", pending_prefill_tokens=1)
-    assert route(REQUEST, Fleet([busy, full]), POLICY) == Hold(HoldReason.DECODE_FULL)
+    few, many = (replica("p0", pending_prefill_tokens=tokens) for tokens in (500, 501))
+    assert route(REQUEST, Fleet([few, full]), policy) == Whole("p0", True)
+    assert route(REQUEST, Fleet([many, full]), policy) == Hold(HoldReason.DECODE_FULL)
 
 
 def test_where_iterations_are_long_streams_of_others_are_not_disturbed() -> None:
-    policy = replace(POLICY, stalling=frozenset(PoolName))
+    policy = replace(POLICY, keeps_streams=True)
     full = replica("p0", **FULL_QUEUE)
     streaming = replica("d0", decoding_sequences=2, resident_kv_tokens=2000)
     assert route(REQUEST, Fleet([full, streaming]), POLICY) == Whole("d0", True)
@@ -282,7 +281,6 @@ def test_where_iterations_are_long_streams_of_others_are_not_disturbed() -> None
     assert route(REQUEST, Fleet([full, own]), policy) == Whole("d0", True)
     mixed = replica("m0", decoding_sequences=2, resident_kv_tokens=2000, mixed_requests=2)
     assert route(REQUEST, Fleet([full, mixed]), policy) == Whole("m0", False)
-    assert isinstance(route(REQUEST, Fleet([full, replace(mixed, pending_prefill_tokens=1)]), policy), Hold)
 
 
 def test_equal_replicas_are_chosen_by_name() -> None:
@@ -367,8 +365,7 @@ def has_room(view: ReplicaView, request: RoutingRequest) -> tuple[bool, bool]:
 def has_room_for_whole(view: ReplicaView, request: RoutingRequest) -> bool:
     """Room for both phases on one replica."""
     pending = view.pending_prefill_tokens
-    limit = 0 if view.home is PoolName.PREFILL else SMALL_TOKENS
-    return has_room(view, request)[1] and (pending == 0 or pending + request.prompt_tokens <= limit)
+    return has_room(view, request)[1] and (pending == 0 or pending + request.prompt_tokens <= SMALL_TOKENS)
 
 
 def plainly(request: RoutingRequest, fleet: list[ReplicaView]) -> Decision:

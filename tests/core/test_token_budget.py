@@ -53,12 +53,28 @@ def test_tokens_of_an_iteration(
         # 384 tokens in 40 ms
         pytest.param(D, 1.0, 0.040, 2880, id="decode beside its tokens"),
         pytest.param(M, 1.0, 0.050, 3072, id="a longer ITL takes longer pieces"),
+        pytest.param(D, 1.0, 0.010, 4317, id="a target that a step alone misses makes prompts no faster"),
+        # 8448 tokens take 12.34 + 578.5 = 590.8 ms
+        pytest.param(M, 1.0, 10.0, 4290, id="no slower because nobody is in a hurry"),
     ],
 )
 def test_tokens_that_may_wait_are_worked_off_within_a_part_of_the_target(
     pool: PoolName, ttft: float, itl: float, tokens: int
 ) -> None:
     assert queue_tokens(pool, H200, ttft_seconds=ttft, itl_seconds=itl) == tokens
+
+
+@given(
+    st.sampled_from([D, M]),
+    st.sampled_from([known.performance for known in PROFILES.values()]),
+    st.floats(0.001, 10.0),
+)
+def test_no_more_may_wait_for_pieces_beside_tokens_than_on_a_prefill_replica(
+    pool: PoolName, performance: PerformanceModel, itl: float
+) -> None:
+    alone = queue_tokens(P, performance, ttft_seconds=1.0, itl_seconds=itl)
+    beside = queue_tokens(pool, performance, ttft_seconds=1.0, itl_seconds=itl)
+    assert 0.4 * alone < beside <= alone
 
 
 @pytest.mark.parametrize("pool", PoolName)

@@ -184,6 +184,9 @@ async def served_in_order(tasks: list[asyncio.Task[Assignment]], held: Assignmen
     ("pause", "expected"),
     [
         pytest.param(0.0, [0, 1, 2, 3, 4, 5], id="nobody is late"),
+        pytest.param(
+            SETTINGS.ttft_seconds / 2 - 6, [5, 4, 3, 0, 1, 2], id="the oldest has half its target left"
+        ),
         pytest.param(SETTINGS.ttft_seconds, [5, 4, 3, 0, 2, 1], id="all are late"),
     ],
 )
@@ -208,6 +211,16 @@ async def test_a_shorter_target_counts_for_those_who_wait() -> None:
     queue.dispatcher.configure(replace(SETTINGS, ttft_seconds=1.0))
 
     assert await served_in_order(tasks, first) == [2, 1, 0]
+
+
+async def test_a_shorter_wait_before_refusals_makes_those_who_wait_urgent() -> None:
+    queue = Queue()
+    first = await queue.ask()
+    tasks = await queue.wait_in_line(6)
+
+    queue.dispatcher.configure(replace(SETTINGS, ttft_seconds=1.0, max_queue_seconds=4.0))
+
+    assert await served_in_order(tasks, first) == [5, 4, 3, 0, 2, 1]
 
 
 MEMORY = SINGLE.kv_capacity_tokens
@@ -372,3 +385,27 @@ async def test_a_newcomer_that_a_full_queue_refuses_leaves_no_trace() -> None:
     assert queue.admitted == 11
     assert queue.dispatcher.held_requests == 10
     assert sorted(await served_in_order(tasks, first)) == list(range(10))
+
+
+async def test_a_replica_that_is_kept_free_serves_whoever_is_older_than_the_large_request() -> None:
+    queue = Queue()
+    queue.ledger.update(SINGLE, MANY)
+    first = await queue.ask(request=NEARLY_ALL)
+    older = queue.ask(request=MIDDLING)
+    await turn()
+    queue.now += 1.0
+    large = queue.ask(request=LARGE)
+    await turn()
+    queue.now += SETTINGS.ttft_seconds / 2
+    newer = queue.ask(request=MIDDLING)
+    await turn()
+    newer.cancel()
+    await turn()
+
+    first.release()
+    await turn()
+
+    assert older.done()
+    (await older).release()
+    (await large).release()
+    assert queue.booked == queue.dispatcher.held_requests == queue.dispatcher.held_tokens == 0

@@ -53,7 +53,13 @@ class TestStaticSource:
         [
             ({"replica": []}, "replica"),
             ({"overflowTokens": -1}, "overflowTokens"),
-            ({"overflowTokens": {"prefill": 1, "mixed": 1}}, "overflowTokens is .*decode"),
+            ({"overflowTokens": None}, "overflowTokens.* is None, but Input should be a valid integer"),
+            ({"overflowTokens": {"prefill": 1, "mixed": 1}}, "overflowTokens.decode is .*Field required"),
+            ({"overflowTokens": {"prefill": 1, "decode": -2, "mixed": 1}}, "overflowTokens.decode is -2"),
+            (
+                {"overflowTokens": {"prefil": 1, "decode": 1, "prefill": 1, "mixed": 1}},
+                "overflowTokens.prefil is 1",
+            ),
             ({"engineVersion": "new"}, "spec.engine.version"),
             ({"replicas": [{"name": "p0", "pool": "other", "url": "http://h"}]}, "replicas.0.pool"),
         ],
@@ -252,6 +258,21 @@ class TestProjection:
         found = project_settings(CLUSTER)
         assert found is not None
         assert found.prefill_seconds_per_token is None
+
+    @pytest.mark.parametrize(
+        ("router", "tokens"),
+        [
+            pytest.param({}, 8192, id="one iteration of prompts"),
+            pytest.param({"overflowTokens": None}, 8192, id="null is absent"),
+            pytest.param({"overflowTokens": 0}, 0, id="zero is a number, too"),
+        ],
+    )
+    def test_queues_where_a_spec_does_not_tell_how_fast_prompts_are(
+        self, router: dict[str, Any], tokens: int
+    ) -> None:
+        found = project_settings({**CLUSTER, "spec": {**CLUSTER["spec"], "router": router}})
+        assert found is not None
+        assert found.routing == RoutingPolicy.alike(tokens)
 
     def test_a_spec_that_cannot_be_read_changes_nothing(self) -> None:
         assert project_settings({**CLUSTER, "spec": {}}) is None

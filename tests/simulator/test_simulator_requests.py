@@ -132,6 +132,16 @@ def test_late_requests_let_newer_ones_pass() -> None:
     assert {journey.outcome for journey in passing} == {Outcome.COMPLETED}
 
 
+def test_a_request_is_late_after_half_of_the_target() -> None:
+    burst = requests(*[(number * 0.001, 1000, 2) for number in range(30)])
+    spec = cluster_spec((0, 0, 1), overflow_tokens=0)
+    orders = [
+        [journey.first_token_at for journey in run(scenario(spec, late_seconds=late), burst).journeys]
+        for late in (None, spec.slo.ttft_seconds / 2, spec.slo.ttft_seconds)
+    ]
+    assert orders[0] == orders[1] != orders[2]
+
+
 def test_whoever_waits_for_too_long_is_refused_at_that_moment() -> None:
     spec = cluster_spec((0, 0, 1), overflow_tokens=0)
     found = run(scenario(spec, max_queue_seconds=1.0), requests(*[(0.0, 9000, 2)] * 4))

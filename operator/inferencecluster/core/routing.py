@@ -11,9 +11,9 @@ A request that cannot be split starts at 2.
 
 A prefill replica has room for a prompt while what waits there is within its pool's `queue_tokens`: a long prompt waits no
 longer than a short one, and its own length is no reason to disturb others. On a mixed or borrowed replica, where streams wait
-for it, the prompt counts, too; where iterations are long it is borrowed only without
-prompts and streams of others. There is room for the token phase while batch and KV memory hold it. A replica without any work
-takes whatever comes: a request larger than every engine is the engine's to refuse. An empty pool is a pool without room.
+for it, the prompt counts, too, and no queue is longer than on a mixed one. There is room for the token phase while batch and
+KV memory hold it. A replica without any work takes whatever comes: a request larger than every engine is the engine's to
+refuse. An empty pool is a pool without room.
 
 `replica_views.Fleet` keeps the replicas in the orders that decisions need, so that a decision does not look at all of them.
 """
@@ -51,15 +51,16 @@ class RoutingPolicy:
 
     queue_tokens: Mapping[PoolName, int]
     """Pending prompt tokens above which a replica's queue is too long, by its home."""
-    stalling: frozenset[PoolName] = frozenset({PoolName.PREFILL})
-    """Pools whose engines make iterations so long that a stream beside prompts misses its ITL."""
+    keeps_streams: bool = False
+    """Decode replicas with streams are not borrowed: their iterations are as long as prefill's (`PoolSpec.iterates_like`), and
+    beside prompts every stream would miss its ITL."""
 
     @classmethod
     def of(cls, spec: ClusterSpec) -> RoutingPolicy:
         """What the user chose for all pools, or else what each pool's replicas work off in time."""
-        stalling = frozenset(pool.name for pool in spec.pools if pool.iterates_like is PoolName.PREFILL)
+        keeps_streams = spec.pool(PoolName.DECODE).iterates_like is PoolName.PREFILL
         if spec.overflow_tokens is not None:
-            return replace(cls.alike(spec.overflow_tokens), stalling=stalling)
+            return replace(cls.alike(spec.overflow_tokens), keeps_streams=keeps_streams)
         limits = {
             pool.name: queue_tokens(
                 pool.iterates_like,
@@ -69,7 +70,7 @@ class RoutingPolicy:
             )
             for pool in spec.pools
         }
-        return cls(MappingProxyType(limits), stalling)
+        return cls(MappingProxyType(limits), keeps_streams)
 
     @classmethod
     def alike(cls, tokens: int) -> RoutingPolicy:
@@ -132,12 +133,13 @@ class _Rooms:
     def for_whole(self, view: ReplicaView) -> bool:
         """Both phases. Its own prompt counts: streams there wait for it, and another replica may be free before it starts.
 
-        Where iterations are long prompts come one at a time, and none to streams of other requests.
+        A prefill replica must have few prompts, as if it were a mixed one: each token of a stream waits for an iteration of them.
         """
-        pending, stalls = view.pending_prefill_tokens, view.home in self.policy.stalling
-        if stalls and view.home is PoolName.DECODE and view.decoding_sequences > view.mixed_requests:
+        is_streaming = view.home is PoolName.DECODE and view.decoding_sequences > view.mixed_requests
+        if is_streaming and self.policy.keeps_streams:
             return False
-        limit = 0 if stalls else self.policy.queue_tokens[view.home]
+        pending, tokens = view.pending_prefill_tokens, self.policy.queue_tokens
+        limit = min(tokens[view.home], tokens[PoolName.MIXED])
         is_short = pending == 0 or pending + self.request.prompt_tokens <= limit
         return is_short and self.for_decode(view)
 

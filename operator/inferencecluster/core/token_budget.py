@@ -37,7 +37,7 @@ def iteration_tokens(pool: PoolName, performance: PerformanceModel, *, itl_secon
     sequence costs about as much (its context), so the same number is right for any batch.
     """
     least = _blocks(performance.max_batch_size + LEAST_PROMPT_TOKENS)
-    most = _blocks(performance.max_batch_size + PREFILL_TOKENS)
+    most = _most_tokens(performance)
     if pool is PoolName.PREFILL:
         return _blocks(max(PREFILL_TOKENS, performance.max_batch_size))
     per_token = _token_seconds(performance)
@@ -53,9 +53,8 @@ def queue_tokens(
     """Prompt tokens that may wait on a replica whose engine iterates like this pool's: what it computes in `QUEUE_SHARE` of the
     TTFT target. Requests beyond wait in the router, where they can still go to whoever is free first.
     """
-    tokens = iteration_tokens(pool, performance, itl_seconds=itl_seconds)
-    seconds = performance.prefill.seconds(tokens) if pool is PoolName.PREFILL else itl_seconds
-    return round(tokens / seconds * QUEUE_SHARE * ttft_seconds)
+    pace = _pace(pool, performance, itl_seconds=itl_seconds)
+    return round(pace * QUEUE_SHARE * ttft_seconds)
 
 
 def prompt_share(performance: PerformanceModel, *, itl_seconds: float) -> float:
@@ -68,10 +67,28 @@ def prompt_share(performance: PerformanceModel, *, itl_seconds: float) -> float:
     return prompts / (performance.decode.base_seconds + prompts) if prompts > 0 else 1.0
 
 
+def _pace(pool: PoolName, performance: PerformanceModel, *, itl_seconds: float) -> float:
+    """Prompt tokens a second. Beside tokens an iteration takes as long as the ITL target, or as the most tokens take; where a
+    target is too short for the fewest, prompts are still no faster than on a prefill replica.
+    """
+    tokens = iteration_tokens(pool, performance, itl_seconds=itl_seconds)
+    if pool is PoolName.PREFILL:
+        return tokens / performance.prefill.seconds(tokens)
+    longest = performance.decode.base_seconds + _most_tokens(performance) * _token_seconds(performance)
+    return min(
+        tokens / min(itl_seconds, longest), _pace(PoolName.PREFILL, performance, itl_seconds=itl_seconds)
+    )
+
+
 def _token_seconds(performance: PerformanceModel) -> float:
     """Of one prompt token, on average over a prompt of `PREFILL_TOKENS`."""
     prefill = performance.prefill
     return prefill.per_token_seconds + prefill.per_token_squared_seconds * PREFILL_TOKENS
+
+
+def _most_tokens(performance: PerformanceModel) -> int:
+    """Of an iteration on a decode or mixed replica: as many prompt tokens as on a prefill replica beside a whole batch."""
+    return _blocks(performance.max_batch_size + PREFILL_TOKENS)
 
 
 def _blocks(tokens: int) -> int:

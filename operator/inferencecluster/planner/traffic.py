@@ -13,7 +13,7 @@ from inferencecluster.simulator.workload import Request
 WINDOW_SECONDS: Final = 60.0
 """Longer than any queue that meets a latency target, shorter than a boot: sizes cannot follow anything faster."""
 MAX_WINDOWS: Final = 240
-"""A day becomes windows of six minutes: about as fine as sizes follow (a boot ahead, one and a half held), and planned in seconds."""
+"""A day becomes windows of six minutes: about as fine as sizes follow (a boot ahead, one held), and planned in seconds."""
 LENGTH_RATIO: Final = 1.2
 """Lengths within 20 % of each other share a bar of the histogram; their mean stands for them. Sums stay exact."""
 

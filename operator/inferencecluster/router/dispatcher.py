@@ -1,6 +1,6 @@
 """The central queue: who gets replicas now, who waits, and for how long.
 
-First come, first served; newest first while the oldest has waited for its whole TTFT target (`core/waiting.py`). A
+First come, first served; newest first while the oldest has used up its part of the TTFT target (`core/waiting.py`). A
 request that failed on an engine is tried before those that were never sent; it does not block them when only replicas
 that it excludes have room. Requests for another model wait in another line, and large ones beside the usual ones
 (`lines.py`).
@@ -132,7 +132,9 @@ class Dispatcher:
                 continue
             if large is not None and now - large.since >= OVERDUE_SHARE * self._max_queue_seconds:
                 self._reserve(line, large)
-            if usual is None or not self._offer(usual, reserved=line.reserved):
+            # Whoever is older than the large one goes first, there as well: else that replica would serve neither.
+            reserved = line.reserved if large is not None else ""
+            if usual is None or not self._offer(usual, reserved=reserved):
                 return
 
     def _reserve(self, line: ModelLine, large: Waiting) -> None:

@@ -172,7 +172,8 @@ def _routing(cluster: InferenceCluster) -> RoutingPolicy:
     try:
         return RoutingPolicy.of(to_core(cluster, revision=""))
     except SpecError:
-        return RoutingPolicy.alike(cluster.spec.router.overflow_tokens or PREFILL_TOKENS)
+        chosen = cluster.spec.router.overflow_tokens
+        return RoutingPolicy.alike(PREFILL_TOKENS if chosen is None else chosen)
 
 
 def _prefill_speed(cluster: InferenceCluster) -> float | None:

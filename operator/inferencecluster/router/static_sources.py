@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from inferencecluster.core.errors import SpecError
@@ -65,13 +65,32 @@ class StaticReplica(_Model):
         )
 
 
+class StaticQueues(_Model):
+    """Prompt tokens above which a replica's queue is too long, by its pool."""
+
+    prefill: _Tokens
+    decode: _Tokens
+    mixed: _Tokens
+
+    def by_pool(self) -> dict[PoolName, int]:
+        """As routing asks for them."""
+        return {PoolName.PREFILL: self.prefill, PoolName.DECODE: self.decode, PoolName.MIXED: self.mixed}
+
+
+def _of_every_pool(tokens: object) -> object:
+    """One number counts for all pools."""
+    return tokens if isinstance(tokens, dict | StaticQueues) else dict.fromkeys(PoolName, tokens)
+
+
 class StaticFleetFile(_Model):
     """The whole file."""
 
     model: str
     engine_version: str = "1.2.1"
-    overflow_tokens: _Tokens | dict[PoolName, _Tokens] = 8192
-    """For all pools, or for each of them."""
+    overflow_tokens: Annotated[StaticQueues, BeforeValidator(_of_every_pool)] = StaticQueues(
+        prefill=8192, decode=8192, mixed=8192
+    )
+    """One number for all pools, or one for each of them."""
     max_queue_seconds: Annotated[float, Field(gt=0)] = 30.0
     ttft_milliseconds: Annotated[int, Field(ge=1)] = 60_000
     """Nobody is late before the default of `max_queue_seconds`: requests are served in the order in which they came."""
@@ -79,28 +98,15 @@ class StaticFleetFile(_Model):
     replicas: tuple[StaticReplica, ...] = ()
 
     def settings(self) -> RouterSettings:
-        """The part that is the cluster's. Raises `SpecError` for a malformed version, and for a pool without its tokens."""
+        """The part that is the cluster's. Raises `SpecError` for a malformed version."""
         return RouterSettings(
             model=self.model,
             engine_version=parse_version(self.engine_version),
-            routing=self._routing(),
+            routing=RoutingPolicy(self.overflow_tokens.by_pool()),
             max_queue_seconds=self.max_queue_seconds,
             ttft_seconds=self.ttft_milliseconds / 1000,
             kv_transfer_timeout_seconds=self.kv_transfer_timeout_seconds,
         )
-
-    def _routing(self) -> RoutingPolicy:
-        tokens = self.overflow_tokens
-        if isinstance(tokens, int):
-            return RoutingPolicy.alike(tokens)
-        if missing := set(PoolName) - set(tokens):
-            raise SpecError(
-                field="overflowTokens",
-                value=dict(tokens),
-                rule=f"it says nothing about {', '.join(sorted(missing))}",
-                advice="give one number, or one for each pool",
-            )
-        return RoutingPolicy(tokens)
 
 
 def read_fleet_file(path: Path) -> StaticFleetFile:

@@ -113,7 +113,7 @@ class Scenario:
     """Empty: the nodes always have room, and the operator does not see them."""
     max_queue_seconds: float = MAX_QUEUE_SECONDS
     late_seconds: float | None = None
-    """When a waiting request lets newer ones pass; None: after the TTFT target, as the router does."""
+    """When a waiting request lets newer ones pass; None: after half of the TTFT target, as the router does."""
     optimistic_memory: bool = False
     """Engines set aside memory for what is there only, and preempt."""
     chunked_prefill: bool = True
