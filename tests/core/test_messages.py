@@ -24,10 +24,7 @@ PREFILL, DECODE, _ = PoolName
 SPEC = make_spec(minimum=(1, 1, 0), budget=20)
 LOADED = 12.0
 """Requests per second; with a fifth of headroom, because no plan has come due, they keep 2.88 prefill replicas busy."""
-BUSY = (
-    "arriving prompts keep 2.88 replicas busy, and 2.00 more keep their queue within the TTFT; "
-    "decode replicas can lend 0.20 of the reserve"
-)
+BUSY = "arriving prompts keep 2.88 replicas busy, and 2.00 more keep their queue within the TTFT"
 QUOTA = Refusal(PREFILL, "QuotaExceeded", 'pods "c-engine-2" is forbidden: exceeded quota: gpus (403)')
 NO_QUOTA = (
     'no replica can be created: pods "c-engine-2" is forbidden: exceeded quota: gpus (403); raise the namespace\'s '

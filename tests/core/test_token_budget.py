@@ -15,6 +15,7 @@ from inferencecluster.core.spec import PoolSpec
 from inferencecluster.core.token_budget import (
     LEAST_PROMPT_TOKENS,
     PREFILL_TOKENS,
+    fits_target,
     iteration_tokens,
     queue_tokens,
 )
@@ -75,6 +76,24 @@ def test_no_more_may_wait_for_pieces_beside_tokens_than_on_a_prefill_replica(
     alone = queue_tokens(P, performance, ttft_seconds=1.0, itl_seconds=itl)
     beside = queue_tokens(pool, performance, ttft_seconds=1.0, itl_seconds=itl)
     assert 0.4 * alone < beside <= alone
+
+
+@pytest.mark.parametrize(
+    ("performance", "pool", "itl", "fits"),
+    [
+        # 12.34 ms + 384 * 0.06848 ms = 38.6 ms
+        pytest.param(H200, D, 0.040, True, id="as many tokens as fit"),
+        pytest.param(H200, M, 10.0, True, id="a target that leaves room for all"),
+        pytest.param(H200, P, 0.040, False, id="prefill, and engines whose replicas convert"),
+        # 26.2 ms + 288 * 0.1776 ms = 77 ms
+        pytest.param(A100, D, 0.035, False, id="the fewest tokens are too many"),
+        pytest.param(A100, D, 0.100, True, id="the same engine with time"),
+    ],
+)
+def test_whether_streams_beside_prompts_keep_their_target(
+    performance: PerformanceModel, pool: PoolName, itl: float, fits: bool
+) -> None:
+    assert fits_target(pool, performance, itl_seconds=itl) is fits
 
 
 @pytest.mark.parametrize("pool", PoolName)

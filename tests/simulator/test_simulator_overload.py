@@ -37,7 +37,7 @@ def test_a_minute_of_too_many_prompts_costs_about_those_that_are_too_many(
     overload: float, allowed: float
 ) -> None:
     spec = cluster_spec(
-        (PREFILL, DECODE, 0), slo=Slo(90, ttft_seconds=TTFT, itl_seconds=0.030), overflow_tokens=None
+        (PREFILL, DECODE, 0), slo=Slo(90, ttft_seconds=TTFT, itl_seconds=0.040), overflow_tokens=None
     )
     # Links that nobody waits for: this is about prompts.
     engines = {name: hardware(link_bytes_per_second=100 * LINK) for name in PoolName}

@@ -17,6 +17,7 @@ from tests.simulator.simulator_builders import (
 )
 
 from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.spec import Slo
 from inferencecluster.simulator.decode_engine import run_seconds
 from inferencecluster.simulator.frontend import OutputEstimate
 from inferencecluster.simulator.hardware import POWER_CAP_EXPONENT
@@ -107,7 +108,10 @@ def test_without_the_other_pool_a_replica_is_borrowed(sizes: tuple[int, int, int
 
 
 def test_a_full_prefill_queue_borrows_the_decode_replica() -> None:
-    found = run(scenario(cluster_spec(overflow_tokens=999)), requests((0.0, 1000, 50), (0.001, 1000, 50)))
+    patient = Slo(90, ttft_seconds=0.5, itl_seconds=0.040)
+    found = run(
+        scenario(cluster_spec(overflow_tokens=999, slo=patient)), requests((0.0, 1000, 50), (0.001, 1000, 50))
+    )
     assert [journey.path for journey in found.journeys] == [Path.DISAGGREGATED, Path.BORROWED]
 
 

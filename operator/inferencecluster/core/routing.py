@@ -28,7 +28,7 @@ from types import MappingProxyType
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.replica_views import Fleet, ReplicaView, decode_key, prefill_key
 from inferencecluster.core.spec import ClusterSpec
-from inferencecluster.core.token_budget import queue_tokens
+from inferencecluster.core.token_budget import fits_target, queue_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +52,13 @@ class RoutingPolicy:
     queue_tokens: Mapping[PoolName, int]
     """Pending prompt tokens above which a replica's queue is too long, by its home."""
     keeps_streams: bool = False
-    """Decode replicas with streams are not borrowed: their iterations are as long as prefill's (`PoolSpec.iterates_like`), and
-    beside prompts every stream would miss its ITL."""
+    """Decode replicas with streams are not borrowed: beside prompts every stream would miss its ITL (`token_budget.fits_target`)."""
 
     @classmethod
     def of(cls, spec: ClusterSpec) -> RoutingPolicy:
         """What the user chose for all pools, or else what each pool's replicas work off in time."""
-        keeps_streams = spec.pool(PoolName.DECODE).iterates_like is PoolName.PREFILL
+        decode, itl = spec.pool(PoolName.DECODE), spec.slo.itl_seconds
+        keeps_streams = not fits_target(decode.iterates_like, decode.performance, itl_seconds=itl)
         if spec.overflow_tokens is not None:
             return replace(cls.alike(spec.overflow_tokens), keeps_streams=keeps_streams)
         limits = {

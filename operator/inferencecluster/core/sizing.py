@@ -47,7 +47,7 @@ from inferencecluster.core.needs import (
 from inferencecluster.core.perfmodel import PerformanceModel
 from inferencecluster.core.prefixes import uncached
 from inferencecluster.core.spec import ClusterSpec, PoolSpec
-from inferencecluster.core.token_budget import prompt_share
+from inferencecluster.core.token_budget import fits_target, prompt_share
 
 POOL_OFF: Final = "PoolOff"
 ROUNDING: Final = 1e-9
@@ -188,7 +188,12 @@ def _size_prefill(
 
 
 def _lent(spec: ClusterSpec, demand: Demand, arrivals: Arrivals, decoding: int) -> float:
-    """Prefill replicas whose work `decoding` decode replicas can do beside the tokens of these arrivals."""
+    """Prefill replicas whose work `decoding` decode replicas can do beside the tokens of these arrivals; none where routing does
+    not borrow them (`RoutingPolicy.keeps_streams`).
+    """
+    pool = spec.pool(PoolName.DECODE)
+    if not fits_target(pool.iterates_like, pool.performance, itl_seconds=spec.slo.itl_seconds):
+        return 0.0
     prefill, decode = (
         _Load.of(spec, demand, spec.pool(name).performance, arrivals)
         for name in (PoolName.PREFILL, PoolName.DECODE)

@@ -47,6 +47,14 @@ def iteration_tokens(pool: PoolName, performance: PerformanceModel, *, itl_secon
     return max(least, int(left / per_token) // TILE_TOKENS * TILE_TOKENS)
 
 
+def fits_target(pool: PoolName, performance: PerformanceModel, *, itl_seconds: float) -> bool:
+    """Whether an iteration full of prompts ends within the ITL target. Where it does not, streams beside prompts miss it: prefill
+    iterations are long, and where a step alone takes most of the target not even the fewest tokens fit.
+    """
+    tokens = iteration_tokens(pool, performance, itl_seconds=itl_seconds)
+    return performance.decode.base_seconds + tokens * _token_seconds(performance) <= itl_seconds
+
+
 def queue_tokens(
     pool: PoolName, performance: PerformanceModel, *, ttft_seconds: float, itl_seconds: float
 ) -> int:
