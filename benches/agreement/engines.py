@@ -105,13 +105,15 @@ def play(fleet: Fleet, requests: tuple[PlayedRequest, ...]) -> list[Answer]:
             for replica in stack.enter_context(_engines(fleet, pool, count, folder))
         ]
         settings = fleet.cluster.spec
+        routing = RoutingPolicy.of(settings)
         file = folder / "fleet.json"
         file.write_text(
             json.dumps(
                 {
                     "model": MODEL,
                     "engineVersion": fleet.manifest.spec.engine.version,
-                    "overflowTokens": dict(RoutingPolicy.of(settings).queue_tokens),
+                    "overflowTokens": dict(routing.queue_tokens),
+                    "keepsStreams": routing.keeps_streams,
                     "maxQueueSeconds": fleet.manifest.spec.router.max_queue_seconds,
                     "ttftMilliseconds": round(settings.slo.ttft_seconds * 1000),
                     "replicas": replicas,

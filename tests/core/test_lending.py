@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from inferencecluster.core.lending import lendable
+from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.lending import lendable, lends
 from inferencecluster.core.needs import Need, reserved_need
 from inferencecluster.core.perfmodel import DecodeModel, PerformanceModel, PrefillModel
+from inferencecluster.core.spec import PoolSpec
 
 MODEL = PerformanceModel(PrefillModel(0.0, 1e-4, 0.0), DecodeModel(0.010, 1e-4, 1e-6), 10**6)
 
@@ -26,6 +28,20 @@ MODEL = PerformanceModel(PrefillModel(0.0, 1e-4, 0.0), DecodeModel(0.010, 1e-4, 
 def test_what_can_be_lent(replicas: int, itl: float, tokens: float, lent: float) -> None:
     found = lendable(MODEL, replicas=replicas, itl_seconds=itl, tokens_per_second=tokens, context=400.0)
     assert found == pytest.approx(lent)
+
+
+@pytest.mark.parametrize(
+    ("itl", "interchangeable", "expected"),
+    [
+        # 10 ms and 288 tokens of 0.1 ms.
+        pytest.param(0.040, False, True, id="prompts fit beside tokens"),
+        pytest.param(0.030, False, False, id="the fewest prompt tokens are too many"),
+        pytest.param(0.040, True, False, id="iterations as long as those of prefill"),
+    ],
+)
+def test_who_lends_at_all(itl: float, interchangeable: bool, expected: bool) -> None:
+    pool = PoolSpec(PoolName.DECODE, 0, 8, 2, MODEL, interchangeable=interchangeable)
+    assert lends(pool, itl_seconds=itl) is expected
 
 
 @pytest.mark.parametrize(

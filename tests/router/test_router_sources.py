@@ -48,6 +48,11 @@ class TestStaticSource:
         path.write_text(json.dumps({**FLEET_FILE, "overflowTokens": tokens}))
         assert read_fleet_file(path).settings().routing.queue_tokens == tokens
 
+    @pytest.mark.parametrize("keeps", [True, False])
+    def test_decode_replicas_with_streams_may_be_left_alone(self, path: Path, keeps: bool) -> None:
+        path.write_text(json.dumps({**FLEET_FILE, "keepsStreams": keeps}))
+        assert read_fleet_file(path).settings().routing.keeps_streams is keeps
+
     @pytest.mark.parametrize(
         ("change", "words"),
         [

@@ -12,6 +12,13 @@ replicas' worth of time. A reserve for bursts of prompts needs to be held only a
 from __future__ import annotations
 
 from inferencecluster.core.perfmodel import PerformanceModel
+from inferencecluster.core.spec import PoolSpec
+from inferencecluster.core.token_budget import fits_target
+
+
+def lends(pool: PoolSpec, *, itl_seconds: float) -> bool:
+    """Whether replicas of `pool` take prompts beside the streams of others: routing borrows them, and sizing counts on it."""
+    return fits_target(pool.iterates_like, pool.performance, itl_seconds=itl_seconds)
 
 
 def lendable(

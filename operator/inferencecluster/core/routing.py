@@ -26,9 +26,10 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.lending import lends
 from inferencecluster.core.replica_views import Fleet, ReplicaView, decode_key, prefill_key
 from inferencecluster.core.spec import ClusterSpec
-from inferencecluster.core.token_budget import fits_target, queue_tokens
+from inferencecluster.core.token_budget import queue_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,12 @@ class RoutingPolicy:
     queue_tokens: Mapping[PoolName, int]
     """Pending prompt tokens above which a replica's queue is too long, by its home."""
     keeps_streams: bool = False
-    """Decode replicas with streams are not borrowed: beside prompts every stream would miss its ITL (`token_budget.fits_target`)."""
+    """Decode replicas with streams are not borrowed: beside prompts every stream would miss its ITL (`lending.lends`)."""
 
     @classmethod
     def of(cls, spec: ClusterSpec) -> RoutingPolicy:
         """What the user chose for all pools, or else what each pool's replicas work off in time."""
-        decode, itl = spec.pool(PoolName.DECODE), spec.slo.itl_seconds
-        keeps_streams = not fits_target(decode.iterates_like, decode.performance, itl_seconds=itl)
+        keeps_streams = not lends(spec.pool(PoolName.DECODE), itl_seconds=spec.slo.itl_seconds)
         if spec.overflow_tokens is not None:
             return replace(cls.alike(spec.overflow_tokens), keeps_streams=keeps_streams)
         limits = {

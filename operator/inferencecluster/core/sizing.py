@@ -30,7 +30,7 @@ from inferencecluster.core.arrivals import Arrivals
 from inferencecluster.core.demand import Demand
 from inferencecluster.core.fleet import PoolName, Replica
 from inferencecluster.core.headroom import Rule
-from inferencecluster.core.lending import lendable
+from inferencecluster.core.lending import lendable, lends
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.needs import (
     Latency,
@@ -47,7 +47,7 @@ from inferencecluster.core.needs import (
 from inferencecluster.core.perfmodel import PerformanceModel
 from inferencecluster.core.prefixes import uncached
 from inferencecluster.core.spec import ClusterSpec, PoolSpec
-from inferencecluster.core.token_budget import fits_target, prompt_share
+from inferencecluster.core.token_budget import prompt_share
 
 POOL_OFF: Final = "PoolOff"
 ROUNDING: Final = 1e-9
@@ -188,11 +188,8 @@ def _size_prefill(
 
 
 def _lent(spec: ClusterSpec, demand: Demand, arrivals: Arrivals, decoding: int) -> float:
-    """Prefill replicas whose work `decoding` decode replicas can do beside the tokens of these arrivals; none where routing does
-    not borrow them (`RoutingPolicy.keeps_streams`).
-    """
-    pool = spec.pool(PoolName.DECODE)
-    if not fits_target(pool.iterates_like, pool.performance, itl_seconds=spec.slo.itl_seconds):
+    """Prefill replicas whose work `decoding` decode replicas can do beside the tokens of these arrivals."""
+    if not lends(spec.pool(PoolName.DECODE), itl_seconds=spec.slo.itl_seconds):
         return 0.0
     prefill, decode = (
         _Load.of(spec, demand, spec.pool(name).performance, arrivals)

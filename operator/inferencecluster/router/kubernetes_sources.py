@@ -26,7 +26,7 @@ from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import Lifecycle
 from inferencecluster.core.routing import RoutingPolicy
 from inferencecluster.core.sleep import wake_hold_seconds
-from inferencecluster.core.spec import ScalingMode
+from inferencecluster.core.spec import ClusterSpec, ScalingMode
 from inferencecluster.core.token_budget import PREFILL_TOKENS
 from inferencecluster.render.trtllm.shape import configured_version
 from inferencecluster.render.trtllm.versions import EngineVersion, parse_version
@@ -145,15 +145,16 @@ def project_settings(manifest: Manifest) -> RouterSettings | None:
     except SpecError as error:
         _logger.warning("spec cannot be read, the last settings stay", extra={"error": str(error)})
         return None
+    known = _with_speeds(cluster)
     return RouterSettings(
         model=spec.model.served_name or spec.model.source,
         engine_version=version,
-        routing=_routing(cluster),
+        routing=_one_limit(spec) if known is None else RoutingPolicy.of(known),
         max_queue_seconds=float(spec.router.max_queue_seconds),
         ttft_seconds=spec.slo.ttft_milliseconds / 1000,
         kv_transfer_timeout_seconds=float(spec.engine.kv_transfer.timeout_seconds),
         wake=_wake(spec),
-        prefill_seconds_per_token=_prefill_speed(cluster),
+        prefill_seconds_per_token=None if known is None else _prefill_speed(known),
     )
 
 
@@ -167,22 +168,24 @@ def _wake(spec: InferenceClusterSpec) -> WakeSettings | None:
     return WakeSettings(float(boot), derived if hold is None else float(hold))
 
 
-def _routing(cluster: InferenceCluster) -> RoutingPolicy:
-    """What one iteration holds where the spec tells neither a limit nor speeds, which is the operator's to complain about."""
+def _with_speeds(cluster: InferenceCluster) -> ClusterSpec | None:
+    """None where the spec does not tell how fast replicas are, which is the operator's to complain about."""
     try:
-        return RoutingPolicy.of(to_core(cluster, revision=""))
-    except SpecError:
-        chosen = cluster.spec.router.overflow_tokens
-        return RoutingPolicy.alike(PREFILL_TOKENS if chosen is None else chosen)
-
-
-def _prefill_speed(cluster: InferenceCluster) -> float | None:
-    """Of the slowest pool; None where the spec does not tell speeds, which is the operator's to complain about."""
-    try:
-        pools = to_core(cluster, revision="").pools
+        return to_core(cluster, revision="")
     except SpecError:
         return None
-    seconds = (pool.performance.prefill.seconds(_USUAL_PROMPT) for pool in pools if pool.max_replicas)
+
+
+def _one_limit(spec: InferenceClusterSpec) -> RoutingPolicy:
+    """What the user chose, or else what one iteration of a prefill replica holds."""
+    chosen = spec.router.overflow_tokens
+    return RoutingPolicy.alike(PREFILL_TOKENS if chosen is None else chosen)
+
+
+def _prefill_speed(spec: ClusterSpec) -> float | None:
+    """Of the slowest pool; None where every pool is off."""
+    pools = (pool for pool in spec.pools if pool.max_replicas)
+    seconds = (pool.performance.prefill.seconds(_USUAL_PROMPT) for pool in pools)
     return max(seconds, default=0.0) / _USUAL_PROMPT or None
 
 

@@ -190,6 +190,7 @@ class RouterProcess:
                     "model": settings.model,
                     "engine_version": str(settings.engine_version),
                     "queue_tokens": dict(settings.routing.queue_tokens),
+                    "keeps_streams": settings.routing.keeps_streams,
                     "max_queue_seconds": settings.max_queue_seconds,
                     "ttft_seconds": settings.ttft_seconds,
                 },

@@ -91,6 +91,8 @@ class StaticFleetFile(_Model):
         prefill=8192, decode=8192, mixed=8192
     )
     """One number for all pools, or one for each of them."""
+    keeps_streams: bool = False
+    """Decode replicas with streams are not borrowed (`RoutingPolicy`)."""
     max_queue_seconds: Annotated[float, Field(gt=0)] = 30.0
     ttft_milliseconds: Annotated[int, Field(ge=1)] = 60_000
     """Nobody is late before the default of `max_queue_seconds`: requests are served in the order in which they came."""
@@ -102,7 +104,7 @@ class StaticFleetFile(_Model):
         return RouterSettings(
             model=self.model,
             engine_version=parse_version(self.engine_version),
-            routing=RoutingPolicy(self.overflow_tokens.by_pool()),
+            routing=RoutingPolicy(self.overflow_tokens.by_pool(), self.keeps_streams),
             max_queue_seconds=self.max_queue_seconds,
             ttft_seconds=self.ttft_milliseconds / 1000,
             kv_transfer_timeout_seconds=self.kv_transfer_timeout_seconds,
