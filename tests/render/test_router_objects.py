@@ -17,6 +17,7 @@ from inferencecluster.render.router import (
     render_router_service,
     render_router_service_account,
 )
+from inferencecluster.router.configuration import read_configuration
 
 MakeCluster = Callable[..., InferenceCluster]
 
@@ -89,7 +90,54 @@ def test_routers_run_the_operators_image_unless_told(
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert container["image"] == image
     assert container["command"] == ["python", "-m", "inferencecluster.router"]
-    assert {entry["name"] for entry in container["env"]} == {"IC_CLUSTER", "IC_NAMESPACE"}
+
+
+@pytest.mark.parametrize(
+    ("router", "seconds", "body"),
+    [
+        pytest.param({}, ("120", "120"), 8 << 20, id="unless told"),
+        pytest.param(
+            {"prefillTimeoutSeconds": 900, "maxBodyMegabytes": 64},
+            ("900", "900"),
+            64 << 20,
+            id="long prompts, images",
+        ),
+        # A token phase waits for a KV transfer, however soon prompts are given up.
+        pytest.param({"prefillTimeoutSeconds": 30}, ("30", "120"), 8 << 20, id="short prompts"),
+    ],
+)
+def test_the_limits_of_requests_reach_the_router(
+    make_cluster: MakeCluster,
+    platform: Platform,
+    router: dict[str, Any],
+    seconds: tuple[str, str],
+    body: int,
+) -> None:
+    deployment = render_router_deployment(make_cluster(router=router), platform)
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    values = {entry["name"]: entry.get("value") for entry in container["env"]}
+    configuration = read_configuration({"IC_NAMESPACE": "n"} | {key: value for key, value in values.items() if value is not None})
+    assert (values["IC_PREFILL_SECONDS"], values["IC_FIRST_TOKEN_SECONDS"]) == seconds
+    assert configuration.bodies.most_bytes == body <= configuration.bodies.reading_bytes
+
+
+def test_routers_go_where_the_user_wants_them_and_pull_with_the_users_secrets(
+    make_cluster: MakeCluster, platform: Platform
+) -> None:
+    router = {
+        "imagePullSecrets": [{"name": "registry"}],
+        "priorityClassName": "serving",
+        "nodeSelector": {"pool": "cpu"},
+        "tolerations": [{"key": "serving", "operator": "Exists"}],
+    }
+    deployment = render_router_deployment(make_cluster(router=router), platform)
+    pod = deployment["spec"]["template"]["spec"]
+    assert {name: pod[name] for name in router} == router
+
+
+def test_routers_tolerate_nothing_unless_told(make_cluster: MakeCluster, platform: Platform) -> None:
+    pod = render_router_deployment(make_cluster(), platform)["spec"]["template"]["spec"]
+    assert pod.keys().isdisjoint({"tolerations", "nodeSelector", "affinity", "imagePullSecrets"})
 
 
 def test_resources_without_devices_have_limits_only_from_the_user(

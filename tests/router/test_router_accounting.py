@@ -139,6 +139,15 @@ async def test_the_oldest_request_without_a_first_token_ages() -> None:
         await eventually(is_forgotten)
 
 
+async def test_an_answer_in_one_piece_does_not_wait_for_its_first_token_once_its_prompt_is_done() -> None:
+    async with running_router(PAIR) as router:
+        router.engines["d0"].always[GENERATION] = Behaviour(gate=Never())
+        task = asyncio.create_task(router.complete())
+        await eventually(lambda: router.engines["d0"].seen)
+        assert (await router.state())["head_age_seconds"] == 0
+        task.cancel()
+
+
 async def test_after_any_traffic_every_count_is_back_at_zero() -> None:
     pools: dict[str, Any] = {"p0": "prefill", "p1": "prefill", "d0": "decode", "d1": "decode", "m0": "mixed"}
     settings = replace(SETTINGS, routing=RoutingPolicy.alike(20), max_queue_seconds=2.0)

@@ -152,6 +152,17 @@ async def test_one_error_answer_does_not_eject_a_replica_and_two_do() -> None:
         assert entry.ejected
 
 
+async def test_a_prompt_that_takes_too_long_does_not_eject_its_replica_and_two_do() -> None:
+    configuration = {"IC_PREFILL_SECONDS": "0.05"}
+    async with running_router({**TWO_PAIRS, "p1": "decode"}, environment=configuration) as router:
+        entry = next(entry for entry in router.process.services.ledger if entry.record.name == "p0")
+        router.engines["p0"].script(CONTEXT, Behaviour(gate=Never()), Behaviour(gate=Never()))
+        await router.complete()
+        assert not entry.ejected
+        await router.complete()
+        assert entry.ejected
+
+
 BROKEN = [
     pytest.param(Behaviour(tokens=5, reset_after=2), 2, "", id="connection cut"),
     pytest.param(Behaviour(tokens=3, ends_short=True), 3, "without [DONE]", id="ends without DONE"),

@@ -23,7 +23,7 @@ from inferencecluster.render.context import PoolContext
 from inferencecluster.render.emulated import emulated_engine
 from inferencecluster.render.engineparts import CONFIG_DIRECTORY, ENDING_SECONDS, EngineParts, ProbeTiming
 from inferencecluster.render.manifest import Manifest, component_labels, object_metadata
-from inferencecluster.render.placement import placement
+from inferencecluster.render.placement import placement, references
 from inferencecluster.render.resources import container_resources
 from inferencecluster.render.tensorrt import TOKEN_VARIABLE, tensorrt_engine
 from inferencecluster.render.trtllm.shape import configured_version
@@ -158,14 +158,10 @@ def _pod_spec(context: PoolContext, engine: EngineParts) -> Manifest:
 
 def _references(engine: Engine) -> Manifest:
     """Objects of others that the Pod names; absent where the user names none."""
-    references: Manifest = {}
-    if engine.service_account_name is not None:
-        references["serviceAccountName"] = engine.service_account_name
-    if engine.priority_class_name is not None:
-        references["priorityClassName"] = engine.priority_class_name
-    if engine.image_pull_secrets:
-        references["imagePullSecrets"] = [{"name": secret.name} for secret in engine.image_pull_secrets]
-    return references
+    account = engine.service_account_name
+    return references(engine.priority_class_name, engine.image_pull_secrets) | (
+        {} if account is None else {"serviceAccountName": account}
+    )
 
 
 def _container(context: PoolContext, engine: EngineParts) -> Manifest:

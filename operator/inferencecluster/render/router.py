@@ -6,8 +6,10 @@ from typing import Final
 
 from inferencecluster.api.inferencecluster import InferenceCluster
 from inferencecluster.api.names import COMPONENT_ROUTER, ROUTER_ADMIN_PORT, ROUTER_PORT
+from inferencecluster.api.routing import Router
 from inferencecluster.render.context import Platform
 from inferencecluster.render.manifest import Manifest, component_labels, object_metadata, selector_labels
+from inferencecluster.render.placement import admitted_nodes, references
 from inferencecluster.render.resources import container_resources
 from inferencecluster.render.security import RESTRICTED_CONTAINER, RESTRICTED_POD, read_only
 
@@ -18,6 +20,8 @@ _NOTICE_SECONDS: Final = 5
 """Until kube-proxy and load balancers have dropped the endpoint; the router accepts requests meanwhile."""
 _ENDING_SECONDS: Final = 60
 _REQUESTS: Final = {"cpu": "100m", "memory": "128Mi"}
+_FIRST_TOKEN_SECONDS: Final = 120
+"""A KV transfer and a full batch in front."""
 _KEPT_REVISIONS: Final = 2
 """ReplicaSets of the last rollouts, for `kubectl rollout undo`."""
 
@@ -112,6 +116,7 @@ def render_router_deployment(cluster: InferenceCluster, platform: Platform) -> M
     """The routers; a rollout starts each new one before it ends an old one."""
     labels = component_labels(cluster, COMPONENT_ROUTER)
     selector = {"matchLabels": selector_labels(cluster, COMPONENT_ROUTER)}
+    router = cluster.spec.router
     specification: Manifest = {
         "serviceAccountName": router_name(cluster.metadata.name),
         "automountServiceAccountToken": True,
@@ -121,6 +126,8 @@ def render_router_deployment(cluster: InferenceCluster, platform: Platform) -> M
         + cluster.spec.scaling.drain_timeout_seconds
         + _ENDING_SECONDS,
         "securityContext": RESTRICTED_POD,
+        **references(router.priority_class_name, router.image_pull_secrets),
+        **admitted_nodes(router.node_selector, router.tolerations, router.affinity),
         "containers": [_container(cluster, platform)],
         "volumes": [{"name": "tmp", "emptyDir": {}}],
         "topologySpreadConstraints": [
@@ -137,7 +144,7 @@ def render_router_deployment(cluster: InferenceCluster, platform: Platform) -> M
         "kind": "Deployment",
         "metadata": _metadata(cluster),
         "spec": {
-            "replicas": cluster.spec.router.replicas,
+            "replicas": router.replicas,
             "revisionHistoryLimit": _KEPT_REVISIONS,
             "selector": selector,
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
@@ -155,6 +162,7 @@ def _container(cluster: InferenceCluster, platform: Platform) -> Manifest:
         "env": [
             {"name": "IC_CLUSTER", "value": cluster.metadata.name},
             {"name": "IC_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+            *_limits(cluster.spec.router),
         ],
         "ports": [
             {"name": _PORT_NAME, "containerPort": ROUTER_PORT},
@@ -178,6 +186,17 @@ def _container(cluster: InferenceCluster, platform: Platform) -> Manifest:
         "securityContext": read_only(RESTRICTED_CONTAINER),
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - where Python's tempfile writes
     }
+
+
+def _limits(router: Router) -> list[Manifest]:
+    """Those that a user may set. The first event of a whole request waits for its prompt, too."""
+    first_token = max(router.prefill_timeout_seconds, _FIRST_TOKEN_SECONDS)
+    values = {
+        "IC_PREFILL_SECONDS": router.prefill_timeout_seconds,
+        "IC_FIRST_TOKEN_SECONDS": first_token,
+        "IC_MAX_BODY_BYTES": router.max_body_megabytes << 20,
+    }
+    return [{"name": name, "value": str(value)} for name, value in values.items()]
 
 
 def _metadata(cluster: InferenceCluster) -> Manifest:

@@ -82,7 +82,7 @@ class BodyReader:
 
     def _too_large(self) -> RequestError:
         return RequestError(
-            f"the body is larger than {self._limits.most_bytes} bytes (IC_MAX_BODY_BYTES of the router): shorten it",
+            f"the body is larger than {self._limits.most_bytes} bytes (spec.router.maxBodyMegabytes): shorten it",
             status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             code="request_entity_too_large",
         )

@@ -35,7 +35,7 @@ LOG_LEVEL: Final = LogLevel()
 MAX_BODY: Final = WholeNumber(
     "IC_MAX_BODY_BYTES",
     "bytes of one request's body, above which it is refused with 413",
-    # A prompt of a million token ids is 7 MB of JSON. Whoever sends larger images raises it.
+    # A prompt of a million token ids is 7 MB of JSON; images need more (`spec.router.maxBodyMegabytes`).
     default=8 << 20,
     least=1 << 10,
     most=1 << 30,

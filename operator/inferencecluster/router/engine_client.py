@@ -52,6 +52,10 @@ def header_fields(headers: Mapping[str, str]) -> bytes:
     return lines.encode("latin-1", errors="replace")
 
 
+class _NoAnswerError(TimeoutError):
+    """The engine was asked, and did not answer in time."""
+
+
 class _Exchange:
     """One call on a connection of its own, which is kept or cut at the end."""
 
@@ -88,7 +92,7 @@ class _Exchange:
             self._address.give_back(self._connection)
 
     def _time_out(self, connection: EngineConnection) -> None:
-        connection.abort(TimeoutError(f"no answer within {self._call.seconds:g} s"))
+        connection.abort(_NoAnswerError(f"no answer within {self._call.seconds:g} s"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,7 @@ class EngineClient:
             _, connection = await exchange.begin(connect_seconds=self._connect_seconds)
             return await _read_all(connection)
         except OSError as error:
-            raise _unreachable(call, error) from error
+            raise _failed(call, error) from error
         finally:
             exchange.end()
 
@@ -145,7 +149,7 @@ class EngineClient:
         except BaseException as error:
             exchange.end()
             if isinstance(error, OSError):
-                raise _unreachable(call, error) from error
+                raise _failed(call, error) from error
             raise
         exchange.unbind()
         return EngineStream(first, reader, connection, exchange.end)
@@ -175,11 +179,13 @@ def broken(call: Call, reason: str) -> EngineError:
     return EngineError(reason, replica=call.entry.record.name, phase=call.phase)
 
 
-def _unreachable(call: Call, error: BaseException) -> EngineUnreachable:
-    """The error for a connection that was refused, broke, or was silent for too long."""
-    return EngineUnreachable(
-        str(error) or type(error).__name__, replica=call.entry.record.name, phase=call.phase
-    )
+def _failed(call: Call, error: BaseException) -> EngineError:
+    """The error for a connection that was refused or broke, or on which no answer came in time.
+
+    Only the former tells that nobody is there: a prompt may just be longer than the patience with it.
+    """
+    kind = EngineError if isinstance(error, _NoAnswerError) else EngineUnreachable
+    return kind(str(error) or type(error).__name__, replica=call.entry.record.name, phase=call.phase)
 
 
 async def _first_events(call: Call, head: Head, reader: EventReader) -> bytes:
@@ -187,7 +193,7 @@ async def _first_events(call: Call, head: Head, reader: EventReader) -> bytes:
         raise broken(call, f"it streams {head.content_type or 'something'} instead of events")
     first = await reader.next()
     if not first:
-        raise _unreachable(call, ConnectionError("the stream ended before its first event"))
+        raise _failed(call, ConnectionError("the stream ended before its first event"))
     if is_error(first):
         raise EngineError(
             "the stream began with an error",

@@ -5,7 +5,7 @@ OperatorError
     ├── RequestError            the client is told, with an HTTP status and an OpenAI error body
     │   └── CapacityError         429 or 503 with Retry-After
     ├── EngineError             an engine failed the request: another one may do better
-    │   └── EngineUnreachable     it did not answer: it is left out for a while
+    │   └── EngineUnreachable     nobody is there: it is left out for a while
     └── ClientGone              the client closed its connection: nobody is left to be told
 """
 
@@ -72,7 +72,7 @@ class EngineError(RouterError):
 
 
 class EngineUnreachable(EngineError):  # noqa: N818 - says what is the matter, like its siblings in core
-    """Refused, broke off, or was silent for too long."""
+    """Refused or broke off."""
 
 
 class ClientGone(RouterError):  # noqa: N818 - says what is the matter

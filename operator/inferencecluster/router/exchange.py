@@ -135,6 +135,9 @@ class Exchange:
         if assignment.path is not PathKind.DISAGGREGATED:
             return await self._generate(assignment, whole_request(request), phase="whole")
         context = await self._prefill(assignment)
+        if not request.stream:
+            # The prefill engine made it; of a stream it counts when the client gets it.
+            self._visit.first_token()
         if context.finished:
             return await answer_from_context(self._visit, context)
         return await self._generate(assignment, generation_request(request, context), phase="decode")

@@ -22,8 +22,8 @@ FIRST_EJECTION_SECONDS: Final = 1.0
 LONGEST_EJECTION_SECONDS: Final = 30.0
 """Readiness and the operator take over by then; a replica that came back waits half a minute at most."""
 ERRORS_TO_EJECT: Final = 2
-"""Answers with an error, in a row, that eject. One may be the request's own fault; a replica that cannot be reached
-goes at once."""
+"""Failures in a row that eject: answers with an error, or none in time. One may be the request's own fault; a replica that cannot
+be reached goes at once."""
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -202,7 +202,7 @@ class Ledger:
 
 
 def _standing(record: ReplicaRecord) -> tuple[PoolName, bool, bool]:
-    """What a change of is worth a line in the log."""
+    """What is worth a line in the log when it changes."""
     return record.home, record.ready, record.fenced
 
 

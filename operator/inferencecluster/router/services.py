@@ -24,7 +24,7 @@ class Patience:
     connect_seconds: float = 2.0
     """Inside of one network a connection takes a millisecond; lost packets are sent again after one second."""
     prefill_seconds: float = 120.0
-    """A prompt of a million tokens takes about a minute."""
+    """A 70B model on two H200s prefills 300,000 tokens in that time; longer prompts need `spec.router.prefillTimeoutSeconds`."""
     first_token_seconds: float = 120.0
     """Of a token phase or a whole request: the usual bound of a KV transfer (60 s), and a full batch in front."""
     silence_seconds: float = 60.0

@@ -175,7 +175,7 @@ def _learn_cached(visit: Visit, usage: Usage | None) -> None:
 
 
 def _expect_first_token(visit: Visit, assignment: Assignment) -> asyncio.TimerHandle:
-    """Nobody tells when an answer in one piece gets its first token, yet queues and drains wait for it.
+    """Nobody tells when an answer in one piece gets its token phase, yet queues and drains wait for it.
 
     A KV transfer has ended by its own timeout; a prompt is done by the speed that others had.
     """
