@@ -92,6 +92,8 @@ def test_the_server_fills_in_only_the_deliberate_defaults(kubectl: Kubectl) -> N
         "router": {
             "replicas": 1,
             "maxQueueSeconds": 30,
+            "prefillTimeoutSeconds": 120,
+            "maxBodyMegabytes": 8,
             "service": {"type": "ClusterIP"},
         },
         "pools": {name: {"gpuResourceName": "nvidia.com/gpu"} for name in ("prefill", "decode", "mixed")},

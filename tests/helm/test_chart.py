@@ -347,9 +347,11 @@ def test_monitors_select_routers_and_engines_on_their_own_paths() -> None:
 @pytest.mark.parametrize(
     ("url", "port"),
     [
-        pytest.param("http://prometheus.monitoring.svc:9090", 9090, id="port"),
+        pytest.param("http://prometheus.monitoring.svc:9091", 9091, id="port"),
         pytest.param("https://prometheus.example/api", 443, id="https"),
         pytest.param("http://prometheus", 80, id="http"),
+        # Behind a Service on port 80 the Pods listen on another one, and policies apply after its translation.
+        pytest.param("http://prometheus", 9090, id="behind a service"),
     ],
 )
 def test_the_network_policy_opens_the_way_to_prometheus(url: str, port: int) -> None:

@@ -116,7 +116,9 @@ def test_the_limits_of_requests_reach_the_router(
     deployment = render_router_deployment(make_cluster(router=router), platform)
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     values = {entry["name"]: entry.get("value") for entry in container["env"]}
-    configuration = read_configuration({"IC_NAMESPACE": "n"} | {key: value for key, value in values.items() if value is not None})
+    configuration = read_configuration(
+        {"IC_NAMESPACE": "n"} | {key: value for key, value in values.items() if value is not None}
+    )
     assert (values["IC_PREFILL_SECONDS"], values["IC_FIRST_TOKEN_SECONDS"]) == seconds
     assert configuration.bodies.most_bytes == body <= configuration.bodies.reading_bytes
 

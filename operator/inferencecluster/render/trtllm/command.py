@@ -21,7 +21,7 @@ def serve_arguments(version: EngineVersion, *, model: str, served_name: str, con
     options = {
         "--backend": "pytorch",
         # The default is localhost, which neither kubelet nor router reaches.
-        "--host": "0.0.0.0",  # noqa: S104 - a Pod's only address; the NetworkPolicy decides who reaches it
+        "--host": "0.0.0.0",  # noqa: S104 - a Pod's only address; docs/security.md says how to close it
         "--port": str(ENGINE_PORT),
         "--extra_llm_api_options": config_path,
         "--served_model_name": served_name,
