@@ -1,9 +1,11 @@
-"""Tables of the handbook that are written from the product itself: fields of the custom resource, environment variables."""
+"""Tables of the handbook that are written from the product itself: fields of the custom resource, environment variables, metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+from prometheus_client.metrics_core import Metric
 
 from inferencecluster.adapters.environment import Variable
 
@@ -75,6 +77,25 @@ def variable_table(variables: Iterable[Variable]) -> str:
         for variable in variables
     )
     return _table(("variable", "default", "effect"), rows)
+
+
+def metric_table(families: Iterable[Metric]) -> str:
+    """Markdown: one row a metric, as it is named in a query."""
+    rows = (
+        (
+            f"`{family.name}_total`" if family.type == "counter" else f"`{family.name}`",
+            family.type,
+            ", ".join(f"`{label}`" for label in _labels(family)),
+            one_line(family.documentation),
+        )
+        for family in families
+    )
+    return _table(("metric", "type", "labels", "meaning"), rows)
+
+
+def _labels(family: Metric) -> list[str]:
+    found = dict.fromkeys(label for sample in family.samples for label in sample.labels)
+    return [label for label in found if label != "le"]
 
 
 def one_line(text: str) -> str:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from tests.docs.reference_tables import field_table, variable_table
+from prometheus_client.metrics_core import Metric
+from tests.docs.reference_tables import field_table, metric_table, variable_table
+from tests.exposition import operator_families, router_families
 
 from inferencecluster import __main__ as operator
 from inferencecluster.adapters.environment import Variable
@@ -42,16 +44,40 @@ def test_every_field_of_the_custom_resource_is_in_the_handbook(
     matches_golden(FIELDS_HEAD + field_table(spec), DOCS / "fields.md")
 
 
+@pytest.mark.parametrize(
+    ("process", "families"),
+    [
+        pytest.param("operator", operator_families, id="operator"),
+        pytest.param("router", router_families, id="router"),
+    ],
+)
+def test_every_metric_is_in_the_handbook(
+    process: str, families: Callable[[], list[Metric]], matches_golden: Callable[[str, Path], None]
+) -> None:
+    page = DOCS / "metrics.md"
+    # When a counter was made is of no use to a person.
+    own = [family for family in families() if not family.name.endswith("_created")]
+    _replace(page, f"metrics of the {process}", f"end of the {process}", metric_table(own), matches_golden)
+
+
 @pytest.mark.parametrize(("process", "variables"), PROCESSES)
 def test_every_environment_variable_is_in_the_handbook(
     process: str, variables: Sequence[Variable], matches_golden: Callable[[str, Path], None]
 ) -> None:
     page = DOCS / "operations.md"
-    start, end = f"<!-- variables of the {process} -->\n", f"<!-- end of the {process} -->\n"
+    table = variable_table(variables)
+    _replace(page, f"variables of the {process}", f"end of the {process}", table, matches_golden)
+
+
+def _replace(
+    page: Path, first: str, last: str, table: str, matches_golden: Callable[[str, Path], None]
+) -> None:
+    """Compare what stands between two marks of a page, or write it there."""
+    start, end = f"<!-- {first} -->\n", f"<!-- {last} -->\n"
     before, _, rest = page.read_text(encoding="utf-8").partition(start)
     _, found, after = rest.partition(end)
-    assert found, f"{page.name} has no place for the variables of the {process}"
-    matches_golden(f"{before}{start}\n{variable_table(variables)}\n{end}{after}", page)
+    assert found, f"{page.name} has no place between the marks {start.strip()} and {end.strip()}"
+    matches_golden(f"{before}{start}\n{table}\n{end}{after}", page)
 
 
 @pytest.mark.parametrize(

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Iterator
 from functools import cache
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
+from tests.exposition import operator_families, router_families
 from tests.helm.test_chart import CHART, IMAGE, NAME, Manifest, render
-from tests.strategies import make_flow, make_observation, make_spec
 
 from inferencecluster.adapters import prometheus
-from inferencecluster.adapters.informer import ObjectKey
-from inferencecluster.controller.metrics import OperatorMetrics
-from inferencecluster.core.fleet import PoolName
-from inferencecluster.core.missing import Missing
-from inferencecluster.core.observation import MetricsSample
 from inferencecluster.core.replacement import (
     ENGINE_CRASHED,
     IMAGE_PULL_FAILED,
@@ -30,18 +22,8 @@ from inferencecluster.core.replacement import (
     STARTUP_DEADLINE_EXCEEDED,
 )
 from inferencecluster.core.status import (
-    ClusterStatus,
-    Condition,
-    ConditionStatus,
     ConditionType,
-    DecisionRecord,
-    PoolStatus,
 )
-from inferencecluster.router.dispatcher import Dispatcher
-from inferencecluster.router.ledger import Ledger
-from inferencecluster.router.metrics import RouterMetrics
-from inferencecluster.router.sources import ReplicaRecord
-from inferencecluster.router.traffic import Traffic
 
 SWITCHED_ON = {
     **IMAGE,
@@ -55,50 +37,17 @@ METRIC = re.compile(r"\b(?:inferencecluster_[a-z_]+|DCGM_[A-Z_]+|trtllm_[a-z_]+)
 SELECTED = re.compile(rf"({METRIC.pattern})\{{([^}}]*)\}}")
 OF_DCGM: dict[str, set[str]] = {"namespace": set(), "cluster": set(), "pool": set()}
 """Labels that `adapters.prometheus` expects on the GPUs' own metrics."""
-REPLICA = ReplicaRecord(
-    name="demo-engine-0",
-    uid="u",
-    home=PoolName.PREFILL,
-    revision="r",
-    url="http://127.0.0.1:1",
-    ready=True,
-    fenced=False,
-    kv_capacity_tokens=1000,
-    max_batch_size=4,
-)
 
 
 @cache
 def exposed() -> dict[str, dict[str, set[str]]]:
-    """Series name -> label -> values, of an operator that knows one cluster and a router that knows one replica."""
-    key = ObjectKey("team", "demo")
-    operator = OperatorMetrics()
-    seen = MetricsSample(make_flow(1.0), ttft_seconds=0.3, itl_seconds=0.03)
-    operator.observed(key, make_observation(make_spec(), metrics=seen))
-    told = tuple(Condition(kind, ConditionStatus.FALSE, "Reason", "") for kind in ConditionType)
-    prefill, decode, mixed = (PoolStatus(name, 1, 1, 1, 0, 0, 0, 4, Missing("No")) for name in PoolName)
-    operator.reported(key, ClusterStatus((prefill, decode, mixed), told, 12, 16, ()), at=0.0)
-    operator.decided(key, DecisionRecord(0.0, PoolName.DECODE, 1, 2, "Why", "", ()))
-    operator.forced_drains.labels(key.namespace, key.name)
-    return _labels_by_series(operator.render(), asyncio.run(_router_text()))
-
-
-async def _router_text() -> bytes:
-    idle = cast("Dispatcher", SimpleNamespace(held_requests=0, held_tokens=0))
-    ledger = Ledger(asyncio.get_running_loop())
-    ledger.update(None, REPLICA)
-    labels = {"cluster": "demo", "namespace": "team"}
-    return RouterMetrics(Traffic(), ledger, idle, labels=labels, model=str).render(loop_time=0.0)
-
-
-def _labels_by_series(*texts: bytes) -> dict[str, dict[str, set[str]]]:
+    """Series name -> label -> values."""
     found: dict[str, dict[str, set[str]]] = {}
-    for text in texts:
-        for family in text_string_to_metric_families(text.decode()):
-            for sample in family.samples:
-                labels = found.setdefault(sample.name, {})
-                for name, value in sample.labels.items():
-                    labels.setdefault(name, set()).add(value)
+    for family in (*operator_families(), *router_families()):
+        for sample in family.samples:
+            labels = found.setdefault(sample.name, {})
+            for name, value in sample.labels.items():
+                labels.setdefault(name, set()).add(value)
     return found
 
 
