@@ -10,6 +10,8 @@ from tests.fakes.apiserver import Manifest
 from tests.fakes.virtualtime import run_virtual
 from tests.fakes.world import NAME, cluster, operating
 
+from inferencecluster.adapters.prometheus import QUERY_SECONDS
+
 
 def test_a_new_cluster_gets_its_minimum_its_router_and_a_status() -> None:
     async def scenario() -> None:
@@ -128,6 +130,39 @@ def test_without_a_signal_no_pool_shrinks(lost: str) -> None:
             world.metrics.down = world.routers.silent = False
             await asyncio.sleep(1800)
         assert sorted(world.fleet().values()) == ["decode", "prefill"]
+
+    run_virtual(scenario())
+
+
+def test_clusters_share_one_wait_for_a_prometheus_that_hangs() -> None:
+    async def scenario() -> None:
+        world = world_with()
+        names = [f"other-{number}" for number in range(12)]
+        for name in names:
+            world.server.put(cluster(name))
+        world.metrics.hang_seconds = QUERY_SECONDS
+        async with operating(world, environment={"IC_WORKERS": "1"}, fresh_seconds=2.0):
+            # One query, the answer that all share, and the boot of the engines.
+            await asyncio.sleep(QUERY_SECONDS + 10)
+            assert all(world.status(name)["summary"]["gpus"] == "4/16" for name in names)
+            assert len(world.metrics.queries) == 1
+
+    run_virtual(scenario())
+
+
+def test_a_prometheus_that_hangs_holds_up_no_cluster_that_does_not_ask_it() -> None:
+    async def scenario() -> None:
+        world = world_with(cluster(intervalSeconds=600))
+        world.server.put(cluster("other"))
+        async with operating(world, environment={"IC_WORKERS": "1"}):
+            await asyncio.sleep(60)
+            asked = len(world.metrics.queries)
+            world.metrics.hang_seconds = 60.0
+            await asyncio.sleep(20)
+            assert len(world.metrics.queries) == asked + 1
+            world.server.remove("pods", "default", "demo-engine-0")
+            await asyncio.sleep(10)
+            assert world.fleet().keys() >= SETTLED.keys()
 
     run_virtual(scenario())
 

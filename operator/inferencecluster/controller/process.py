@@ -276,7 +276,7 @@ async def run_process(settings: Settings, *, on_leadership_lost: Callable[[], No
         credentials = await load_credentials()
         client = await stack.enter_async_context(ApiClient(credentials))
         routers = await stack.enter_async_context(HttpRouterClient())
-        operator = Operator(settings, client, routers, _metrics_board(settings, stack), clock)
+        operator = Operator(settings, client, routers, _metrics_board(settings, clock, stack), clock)
         stack.push_async_callback(operator.sleepers.stop)
         runner = web.AppRunner(operator.app(), access_log=None)
         await runner.setup()
@@ -310,7 +310,7 @@ async def _keep(elector: Elector, on_lost: Callable[[], None]) -> None:
         on_lost()
 
 
-def _metrics_board(settings: Settings, stack: AsyncExitStack) -> MetricsBoard:
+def _metrics_board(settings: Settings, clock: Clock, stack: AsyncExitStack) -> MetricsBoard:
     source: PrometheusSource | Missing = Missing(
         "NoPrometheus", "the operator was installed without prometheus.url"
     )
@@ -319,6 +319,7 @@ def _metrics_board(settings: Settings, stack: AsyncExitStack) -> MetricsBoard:
         stack.callback(source.close)
     return MetricsBoard(
         source,
+        clock,
         window_seconds=settings.prometheus_window_seconds,
         fresh_seconds=settings.prometheus_poll_seconds,
     )
