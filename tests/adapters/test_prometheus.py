@@ -23,7 +23,7 @@ from inferencecluster.adapters.prometheus import (
 from inferencecluster.core.errors import MetricsUnavailable
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.missing import Missing
-from inferencecluster.core.observation import MetricsSample, PoolUtilization
+from inferencecluster.core.observation import NOT_CONFIGURED, MetricsSample, PoolUtilization
 
 ONE, TWO = ObjectKey("team", "one"), ObjectKey("team", "two")
 FLOWS = {
@@ -217,7 +217,7 @@ def test_a_forgotten_cluster_is_not_asked_for() -> None:
 
 
 async def test_without_prometheus_there_is_a_reason_instead_of_a_sample() -> None:
-    reason = Missing("NoPrometheus", "installed without one")
+    reason = Missing(NOT_CONFIGURED, "installed without one")
     assert await board(reason).sample(ONE) is reason
 
 

@@ -11,6 +11,8 @@ from tests.fakes.virtualtime import run_virtual
 from tests.fakes.world import NAME, cluster, operating
 
 from inferencecluster.adapters.prometheus import QUERY_SECONDS
+from inferencecluster.core.missing import Missing
+from inferencecluster.core.observation import NOT_CONFIGURED
 
 
 def test_a_new_cluster_gets_its_minimum_its_router_and_a_status() -> None:
@@ -130,6 +132,27 @@ def test_without_a_signal_no_pool_shrinks(lost: str) -> None:
             world.metrics.down = world.routers.silent = False
             await asyncio.sleep(1800)
         assert sorted(world.fleet().values()) == ["decode", "prefill"]
+
+    run_virtual(scenario())
+
+
+@pytest.mark.parametrize("minimum", [1, 0])
+def test_without_a_prometheus_pools_follow_the_routers_up_down_and_to_sleep(minimum: int) -> None:
+    async def scenario() -> None:
+        manifest = cluster(behavior={"scaleDown": {"stabilizationWindowSeconds": 30}})
+        for name in ("prefill", "decode"):
+            manifest["spec"]["pools"][name]["minReplicas"] = minimum
+        world = world_with(manifest)
+        async with operating(world, source=Missing(NOT_CONFIGURED, "installed without one")):
+            await asyncio.sleep(60)
+            world.routers.arrive(60)
+            await asyncio.sleep(180)
+            assert len(world.fleet()) > 2
+            assert world.condition("MetricsAvailable")["reason"] == "RoutersOnly"
+            world.routers.arrive(0.0)
+            await asyncio.sleep(1800)
+            assert sorted(world.fleet().values()) == ["decode", "prefill"] * minimum
+            assert world.condition("MetricsAvailable")["status"] == "True"
 
     run_virtual(scenario())
 

@@ -26,7 +26,7 @@ from inferencecluster.controller.settings import read_settings
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.missing import Missing
-from inferencecluster.core.observation import MetricsSample
+from inferencecluster.core.observation import NOT_CONFIGURED, MetricsSample
 from inferencecluster.core.status import (
     ClusterStatus,
     Condition,
@@ -288,6 +288,16 @@ def test_latencies_stand_beside_their_targets_and_are_absent_while_nobody_knows_
     assert sample(metrics, "inferencecluster_latency_target_seconds", latency="itl") == spec.slo.itl_seconds
     metrics.observed(KEY, make_observation(spec, metrics=Missing("Down")))
     assert sample(metrics, "inferencecluster_latency_seconds", latency="ttft") is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "missing"),
+    [pytest.param("Down", 1.0, id="down"), pytest.param(NOT_CONFIGURED, 0.0, id="none")],
+)
+def test_no_alert_waits_for_a_prometheus_that_was_never_configured(reason: str, missing: float) -> None:
+    metrics = OperatorMetrics()
+    metrics.observed(KEY, make_observation(make_spec(), metrics=Missing(reason)))
+    assert sample(metrics, "inferencecluster_signal_missing", signal="metrics") == missing
 
 
 def cluster_object(version: str, generation: int = 1, **metadata: Any) -> Any:

@@ -36,7 +36,7 @@ from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.headroom import OUTCOMES, Outcome, Plan, Rule, Track
 from inferencecluster.core.lengths import PRIOR_OUTPUT_TOKENS, PRIOR_PROMPT_TOKENS, MeanLength
 from inferencecluster.core.missing import Missing
-from inferencecluster.core.observation import Flow, Observation, PoolUtilization, RouterSample
+from inferencecluster.core.observation import NOT_CONFIGURED, Flow, Observation, PoolUtilization, RouterSample
 from inferencecluster.core.trend import Point, fit_line
 
 
@@ -437,6 +437,30 @@ def test_one_source_is_enough_to_see_the_rate_but_not_to_shrink(look: Observatio
     assert not seen.complete
     assert seen.gaps == (MISSING,)
     assert seen.arrivals.requests == pytest.approx(100.0)
+
+
+NO_PROMETHEUS = Missing(NOT_CONFIGURED, "installed without one")
+
+
+def test_without_a_prometheus_to_ask_the_routers_are_every_source() -> None:
+    _, seen = observe_demand(
+        DemandMemory.empty(), observation(1000.0, routers=flow(1500.0), metrics=NO_PROMETHEUS)
+    )
+    assert isinstance(seen, Demand)
+    assert seen.complete
+    assert seen.ttft_seconds == seen.itl_seconds == NO_PROMETHEUS
+    assert seen.arrivals.requests == pytest.approx(100.0)
+
+
+def test_without_a_prometheus_a_look_that_tells_no_flow_shrinks_nothing() -> None:
+    restarted = Missing("RoutersChanged")
+    memory, _ = observe_demand(
+        DemandMemory.empty(), observation(1000.0, routers=flow(1500.0), metrics=NO_PROMETHEUS)
+    )
+    look = observation(1015.0, routers=RouterSample(QUIET, restarted), metrics=NO_PROMETHEUS)
+    _, seen = observe_demand(memory, look)
+    assert isinstance(seen, Demand)
+    assert seen.gaps == (restarted,)
 
 
 def test_metrics_fill_in_for_routers_without_counting_twice() -> None:

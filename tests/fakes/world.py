@@ -16,7 +16,7 @@ from tests.fakes.virtualtime import VirtualClock
 from inferencecluster.adapters.informer import Informer
 from inferencecluster.adapters.kube import Selection
 from inferencecluster.adapters.kube_resources import CLUSTERS
-from inferencecluster.adapters.prometheus import MetricsBoard, Series
+from inferencecluster.adapters.prometheus import MetricsBoard, MetricSource, Series
 from inferencecluster.api.names import (
     ANNOTATION_FENCED_AT,
     LABEL_CLUSTER,
@@ -28,6 +28,7 @@ from inferencecluster.controller.process import Operator
 from inferencecluster.controller.settings import read_settings
 from inferencecluster.controller.wiring import take_in
 from inferencecluster.core.errors import MetricsUnavailable
+from inferencecluster.core.missing import Missing
 
 GPU = "nvidia.com/gpu"
 NAME = "demo"
@@ -296,13 +297,14 @@ async def operating(
     crash_after: int | None = None,
     environment: Mapping[str, str] | None = None,
     fresh_seconds: float = 0.0,
+    source: MetricSource | Missing | None = None,
 ) -> AsyncIterator[FakeClient]:
     """One operator process for as long as the block runs; a watch stands in for kopf's.
 
-    By default an answer of Prometheus is never fresh: each sizing tick asks, and can be counted.
+    By default an answer of the world's Prometheus is never fresh: each sizing tick asks, and can be counted.
     """
     client = FakeClient(world.server, crash_after=crash_after)
-    board = MetricsBoard(world.metrics, world.clock, window_seconds=60, fresh_seconds=fresh_seconds)
+    board = MetricsBoard(source or world.metrics, world.clock, window_seconds=60, fresh_seconds=fresh_seconds)
     operator = Operator(read_settings(environment or {}), client, world.routers, board, world.clock)
     clusters: Informer[Manifest]
 

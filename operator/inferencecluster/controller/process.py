@@ -50,6 +50,7 @@ from inferencecluster.controller.wiring import build_registry, build_settings
 from inferencecluster.controller.workers import Workers
 from inferencecluster.core.errors import ApplyError, ObservationError
 from inferencecluster.core.missing import Missing
+from inferencecluster.core.observation import NOT_CONFIGURED
 
 API_RETRY_SECONDS: Final = 2.0
 """Between two looks for our CRDs, while somebody is installing them."""
@@ -312,7 +313,7 @@ async def _keep(elector: Elector, on_lost: Callable[[], None]) -> None:
 
 def _metrics_board(settings: Settings, clock: Clock, stack: AsyncExitStack) -> MetricsBoard:
     source: PrometheusSource | Missing = Missing(
-        "NoPrometheus", "the operator was installed without prometheus.url"
+        NOT_CONFIGURED, "the operator was installed without prometheus.url"
     )
     if settings.prometheus_url:
         source = PrometheusSource(settings.prometheus_url)
