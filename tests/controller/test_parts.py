@@ -169,7 +169,6 @@ def test_everything_that_serves_is_a_scrape_target_with_the_labels_of_the_query(
     assert [target["targets"] for target in found] == [
         ["[fd00::1]:8082"],
         ["10.0.0.1:8000"],
-        ["10.0.0.1:8000"],
         ["10.0.0.9:8081"],
     ]
     assert found[1]["labels"] == {
@@ -182,6 +181,16 @@ def test_everything_that_serves_is_a_scrape_target_with_the_labels_of_the_query(
         "role": "decode",
         "revision": "abc",
     }
+
+
+def test_the_counters_of_gpus_are_asked_of_engines_that_emulate_them_and_of_no_others() -> None:
+    index = PodIndex()
+    for number, command in enumerate((["emulated-engine"], ["trtllm-launcher"], None)):
+        pod = engine(f"demo-engine-{number}", f"10.0.0.{number}")
+        pod["spec"]["containers"] = [{"command": command} if command else {}]
+        index.changed(None, project_pod(pod))
+    asked = [target["targets"] for target in scrape_targets(index, ()) if "/dcgm" in str(target["labels"])]
+    assert asked == [["10.0.0.0:8000"]]
 
 
 async def test_the_server_answers_health_readiness_metrics_and_targets() -> None:

@@ -99,7 +99,11 @@ async def look_at_replicas(
     """The routers' word, and every replica with the work that they hold on it, ordered by name."""
     async with world.workers.lent():
         view = await look_at_routers(
-            world.routers, world.cache.index.routers(key), state.look, at=world.clock.monotonic()
+            world.routers,
+            world.cache.index.routers(key),
+            state.look,
+            at=world.clock.monotonic(),
+            now=world.clock.now(),
         )
     state.look = view.look
     # Read after the routers answered: a Pod that came meanwhile is unknown to them, and so not confirmed.

@@ -13,8 +13,10 @@ from inferencecluster.adapters.pods import EnginePod, PodIndex
 from inferencecluster.api.names import ENGINE_PORT, OPERATOR_HTTP_PORT, ROUTER_ADMIN_PORT
 from inferencecluster.controller.metrics import CONTENT_TYPE, OperatorMetrics
 
-ENGINE_METRICS_PATHS: Final = ("/prometheus/metrics", "/dcgm/metrics")
-"""trtllm-serve's own, and the DCGM counters where the engine serves them (emulated engines do)."""
+ENGINE_METRICS_PATH: Final = "/prometheus/metrics"
+"""trtllm-serve's own."""
+EMULATED_DCGM_PATH: Final = "/dcgm/metrics"
+"""DCGM's counters of GPUs that are emulated; those of real ones come from NVIDIA's exporter on each node."""
 
 Target = dict[str, object]
 """One entry of Prometheus' http_sd format: `targets` and `labels`."""
@@ -86,7 +88,8 @@ def _engine_targets(key: ObjectKey, engine: EnginePod) -> list[Target]:
         "role": replica.role.value,
         "revision": replica.revision,
     }
-    return [_target(engine.address, ENGINE_PORT, path, labels) for path in ENGINE_METRICS_PATHS]
+    paths = (ENGINE_METRICS_PATH, EMULATED_DCGM_PATH) if engine.is_emulated else (ENGINE_METRICS_PATH,)
+    return [_target(engine.address, ENGINE_PORT, path, labels) for path in paths]
 
 
 def _labels(key: ObjectKey, *, component: str, pod: str) -> dict[str, str]:
