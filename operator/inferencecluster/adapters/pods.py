@@ -146,8 +146,7 @@ def _engine(pod: Manifest, cluster: ObjectKey, labels: Mapping[str, str]) -> Eng
         ),
         address=status.get("podIP") or None,
         is_emulated=any(
-            container.get("command") == [EMULATED_ENGINE]
-            for container in pod["spec"].get("containers") or ()
+            container.get("command") == [EMULATED_ENGINE] for container in pod["spec"].get("containers") or ()
         ),
         # An annotation without a text is a fence, too, and has to be told from none.
         fence=(annotations[ANNOTATION_FENCED_AT] or " ") if ANNOTATION_FENCED_AT in annotations else "",
