@@ -215,7 +215,7 @@ def test_in_external_mode_the_pools_follow_their_scale_and_the_operator_never_wr
     run_virtual(scenario())
 
 
-def test_in_recommend_mode_nothing_is_created_or_removed() -> None:
+def test_in_recommend_mode_sizes_stay_as_they_are() -> None:
     async def scenario() -> None:
         world = world_with(cluster(mode="Recommend"))
         async with operating(world):

@@ -21,7 +21,7 @@ from inferencecluster.controller.difference import is_as_rendered
 from inferencecluster.controller.events import Event, EventRecorder, EventType
 from inferencecluster.controller.logs import KeyValueFormatter
 from inferencecluster.controller.metrics import OperatorMetrics
-from inferencecluster.controller.server import Probes, build_app, scrape_targets
+from inferencecluster.controller.server import build_app, scrape_targets
 from inferencecluster.controller.settings import read_settings
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
@@ -197,8 +197,7 @@ async def test_the_server_answers_health_readiness_metrics_and_targets() -> None
     ready = False
     metrics = OperatorMetrics()
     metrics.leader.set(1)
-    probes = Probes(is_alive=lambda: True, is_ready=lambda: ready)
-    app = build_app(probes, metrics, lambda: [{"targets": ["x:1"], "labels": {}}])
+    app = build_app(lambda: ready, metrics, lambda: [{"targets": ["x:1"], "labels": {}}])
     async with TestClient(TestServer(app)) as client:
         assert (await client.get("/healthz")).status == 200
         assert (await client.get("/readyz")).status == 503

@@ -64,11 +64,11 @@ class EnginePod:
     config_maps: tuple[str, ...]
     """Names of the ConfigMaps that it mounts."""
     address: str | None
-    is_emulated: bool = False
-    """Its container is an emulated engine's, whatever the newest spec asks for."""
     fence: str = ""
     """Text of the fence's annotation, which identifies this fence; empty when there is none. `fenced_at` of the replica
     is None where the text is no time: it is a fence all the same (`observe`)."""
+    is_emulated: bool = False
+    """Its container is an emulated engine's, whatever the newest spec asks for."""
 
     def counted(self, gpu_resource_names: Collection[str]) -> Replica:
         """The replica with its GPUs, given the names that the cluster's pools request GPUs by."""

@@ -42,7 +42,7 @@ from inferencecluster.controller.observe import PoolView, World, project_pool
 from inferencecluster.controller.reconcile import Hands, Reconciler
 from inferencecluster.controller.recorder import Recorder
 from inferencecluster.controller.reporter import Reporter
-from inferencecluster.controller.server import Probes, build_app, scrape_targets
+from inferencecluster.controller.server import build_app, scrape_targets
 from inferencecluster.controller.settings import Settings
 from inferencecluster.controller.sleepers import Sleepers
 from inferencecluster.controller.wakeups import Wakeups
@@ -159,8 +159,11 @@ class Operator:
 
     def app(self) -> web.Application:
         """The HTTP server's application."""
-        probes = Probes(is_alive=lambda: True, is_ready=lambda: self.watches.are_listed)
-        return build_app(probes, self.metrics, lambda: scrape_targets(self._caches.pods, self._operators()))
+        return build_app(
+            lambda: self.watches.are_listed,
+            self.metrics,
+            lambda: scrape_targets(self._caches.pods, self._operators()),
+        )
 
     async def wait_for_api(self) -> None:
         """Return once the API server serves InferenceClusters: kopf never serves a CRD that came after its start."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
@@ -22,24 +21,16 @@ Target = dict[str, object]
 """One entry of Prometheus' http_sd format: `targets` and `labels`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Probes:
-    """What the server asks before it answers."""
-
-    is_alive: Callable[[], bool]
-    is_ready: Callable[[], bool]
-
-
 def build_app(
-    probes: Probes, metrics: OperatorMetrics, targets: Callable[[], list[Target]]
+    is_ready: Callable[[], bool], metrics: OperatorMetrics, targets: Callable[[], list[Target]]
 ) -> web.Application:
-    """`/healthz`, `/readyz`, `/metrics` and `/targets`."""
+    """`/healthz`, which any process that can still answer passes, `/readyz`, `/metrics` and `/targets`."""
 
     async def healthz(_: web.Request) -> web.Response:
-        return _answer(probes.is_alive())
+        return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        return _answer(probes.is_ready())
+        return web.Response(text="ok\n") if is_ready() else web.Response(text="not yet\n", status=503)
 
     async def show_metrics(_: web.Request) -> web.Response:
         return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE})
@@ -53,10 +44,6 @@ def build_app(
     app.router.add_get("/metrics", show_metrics)
     app.router.add_get("/targets", show_targets)
     return app
-
-
-def _answer(good: bool) -> web.Response:
-    return web.Response(text="ok\n") if good else web.Response(text="not yet\n", status=503)
 
 
 def scrape_targets(pods: PodIndex, operators: Iterable[tuple[str, str]]) -> list[Target]:
