@@ -298,6 +298,16 @@ def test_a_router_may_hold_work_while_its_container_runs(status: dict[str, Any],
     assert found.running is running
 
 
+def test_a_router_that_is_deleted_is_killed_at_the_end_of_its_grace_period() -> None:
+    manifest = router(containerStatuses=[RUNNING])
+    # The API server's: the moment of the request and the grace period.
+    for deletion, killed_at in ({}, None), ({"deletionTimestamp": "2026-11-21T08:00:00Z"}, 1_795_248_000.0):
+        manifest["metadata"] |= deletion
+        found = project_pod(manifest)
+        assert isinstance(found, RouterPod)
+        assert (found.running, found.killed_at) == (True, killed_at)
+
+
 @pytest.mark.parametrize(
     "labels",
     [

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from tests.fakes.virtualtime import EPOCH, VirtualClock, run_virtual
 
 from inferencecluster.adapters.informer import ObjectKey
 from inferencecluster.adapters.prometheus import (
@@ -22,7 +23,7 @@ from inferencecluster.adapters.prometheus import (
 from inferencecluster.core.errors import MetricsUnavailable
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.missing import Missing
-from inferencecluster.core.observation import MetricsSample, PoolUtilization
+from inferencecluster.core.observation import NOT_CONFIGURED, MetricsSample, PoolUtilization
 
 ONE, TWO = ObjectKey("team", "one"), ObjectKey("team", "two")
 FLOWS = {
@@ -113,77 +114,111 @@ def test_the_query_holds_each_percentile_once_and_every_window() -> None:
 
 
 class Source:
-    """A `MetricSource` that counts, and fails on demand."""
+    """A `MetricSource` that counts, and is slow or fails on demand."""
 
     def __init__(self, found: list[Series]) -> None:
         self.found = found
         self.asked: list[float] = []
         self.error: MetricsUnavailable | None = None
+        self.seconds = 0.0
+        """From a question to its answer."""
 
     async def query(self, expression: str, *, at: float) -> Sequence[Series]:
         assert "increase" in expression
         self.asked.append(at)
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.seconds)
         if self.error:
             raise self.error
         return self.found
 
 
 def board(source: Source | Missing) -> MetricsBoard:
-    made = MetricsBoard(source, window_seconds=60, fresh_seconds=5.0)
+    made = MetricsBoard(source, VirtualClock(), window_seconds=60, fresh_seconds=5.0)
     made.follow(ONE, 90)
     made.follow(TWO, 90)
     return made
 
 
-async def test_clusters_that_ask_together_share_one_query() -> None:
-    source = Source([*answer(ONE), *answer(TWO)])
-    made = board(source)
-    found = await asyncio.gather(*(made.sample(key, at=100.0) for key in (ONE, TWO) * 50))
-    assert all(isinstance(entry, MetricsSample) for entry in found)
-    assert source.asked == [100.0]
+def test_clusters_that_ask_together_share_one_query() -> None:
+    async def scenario() -> None:
+        source = Source([*answer(ONE), *answer(TWO)])
+        made = board(source)
+        found = await asyncio.gather(*(made.sample(key) for key in (ONE, TWO) * 50))
+        assert all(isinstance(entry, MetricsSample) for entry in found)
+        assert source.asked == [EPOCH]
+
+    run_virtual(scenario())
 
 
-async def test_an_answer_is_asked_for_again_when_it_is_old() -> None:
-    source = Source(answer())
-    made = board(source)
-    for at in (100.0, 104.9, 105.0, 90.0):
-        await made.sample(ONE, at=at)
-    # The last one: the clock was set back, so the age cannot be told.
-    assert source.asked == [100.0, 105.0, 90.0]
+def test_an_answer_is_asked_for_again_when_it_is_old() -> None:
+    async def scenario() -> None:
+        source = Source(answer())
+        made = board(source)
+        for pause in (0.0, 4.9, 0.1):
+            await asyncio.sleep(pause)
+            await made.sample(ONE)
+        assert source.asked == [EPOCH, EPOCH + 5.0]
+
+    run_virtual(scenario())
 
 
-async def test_an_outage_is_missing_for_every_cluster_and_ends_by_itself() -> None:
-    source = Source([*answer(ONE), *answer(TWO)])
-    made = board(source)
-    source.error = MetricsUnavailable(source="Prometheus", detail="connection refused")
-    for key in (ONE, TWO):
-        found = await made.sample(key, at=100.0)
+def test_an_outage_is_missing_for_every_cluster_and_ends_by_itself() -> None:
+    async def scenario() -> None:
+        source = Source([*answer(ONE), *answer(TWO)])
+        made = board(source)
+        source.error = MetricsUnavailable(source="Prometheus", detail="connection refused")
+        for key in (ONE, TWO):
+            found = await made.sample(key)
+            assert isinstance(found, Missing)
+            assert (found.reason, "connection refused" in found.message) == ("PrometheusUnavailable", True)
+        source.error = None
+        await asyncio.sleep(5)
+        assert isinstance(await made.sample(ONE), MetricsSample)
+
+    run_virtual(scenario())
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["no answer", "a late answer"])
+def test_everybody_who_waited_for_a_prometheus_that_hangs_shares_what_came_of_it(fails: bool) -> None:
+    async def scenario() -> None:
+        source = Source([*answer(ONE), *answer(TWO)])
+        source.seconds = 10.0
+        if fails:
+            source.error = MetricsUnavailable(source="Prometheus", detail="timed out")
+        made = board(source)
+        found = await asyncio.gather(*(made.sample(key) for key in (ONE, TWO) * 50))
+        assert {isinstance(entry, Missing) for entry in found} == {fails}
+        await asyncio.sleep(4.9)
+        await made.sample(ONE)
+        assert source.asked == [EPOCH]
+
+    run_virtual(scenario())
+
+
+def test_a_cluster_that_came_after_the_query_waits_for_the_next() -> None:
+    async def scenario() -> None:
+        made = board(Source(answer()))
+        await made.sample(ONE)
+        made.follow(ObjectKey("team", "new"), 90)
+        found = await made.sample(ObjectKey("team", "new"))
         assert isinstance(found, Missing)
-        assert (found.reason, "connection refused" in found.message) == ("PrometheusUnavailable", True)
-    source.error = None
-    assert isinstance(await made.sample(ONE, at=110.0), MetricsSample)
+        assert found.reason == "NotAskedYet"
+
+    run_virtual(scenario())
 
 
-async def test_a_cluster_that_came_after_the_query_waits_for_the_next() -> None:
-    made = board(Source(answer()))
-    await made.sample(ONE, at=100.0)
-    made.follow(ObjectKey("team", "new"), 90)
-    found = await made.sample(ObjectKey("team", "new"), at=101.0)
-    assert isinstance(found, Missing)
-    assert found.reason == "NotAskedYet"
+def test_a_forgotten_cluster_is_not_asked_for() -> None:
+    async def scenario() -> None:
+        made = board(Source(answer()))
+        made.forget(ONE)
+        assert isinstance(await made.sample(ONE), Missing)
 
-
-async def test_a_forgotten_cluster_is_not_asked_for() -> None:
-    made = board(Source(answer()))
-    made.forget(ONE)
-    found = await made.sample(ONE, at=100.0)
-    assert isinstance(found, Missing)
+    run_virtual(scenario())
 
 
 async def test_without_prometheus_there_is_a_reason_instead_of_a_sample() -> None:
-    reason = Missing("NoPrometheus", "installed without one")
-    assert await board(reason).sample(ONE, at=100.0) is reason
+    reason = Missing(NOT_CONFIGURED, "installed without one")
+    assert await board(reason).sample(ONE) is reason
 
 
 @asynccontextmanager

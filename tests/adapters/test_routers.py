@@ -15,6 +15,7 @@ from inferencecluster.adapters.informer import ObjectKey
 from inferencecluster.adapters.pods import RouterPod
 from inferencecluster.adapters.routers import (
     HOLDING_SECONDS,
+    LOST_SECONDS,
     SETTLE_SECONDS,
     HttpRouterClient,
     Look,
@@ -93,8 +94,10 @@ def _with(field: str, value: str) -> str:
     return f'{json.dumps(kept)[:-1]}, "{field}": {value}}}'
 
 
-def pod(name: str, address: str | None = "10.0.0.1", *, running: bool = True) -> RouterPod:
-    return RouterPod(ObjectKey("team", "demo"), "rs", name, name, address, running)
+def pod(
+    name: str, address: str | None = "10.0.0.1", *, running: bool = True, killed_at: float | None = None
+) -> RouterPod:
+    return RouterPod(ObjectKey("team", "demo"), "rs", name, name, address, running, killed_at)
 
 
 class Routers:
@@ -123,7 +126,7 @@ async def look_again(
 ) -> RouterView:
     known = {address: found for address, found in states.items() if found is not None}
     pods = [pod(f"router-{address}", address) for address in states]
-    return await look_at_routers(Routers(**known), pods, previous, at=at)
+    return await look_at_routers(Routers(**known), pods, previous, at=at, now=NOW)
 
 
 async def test_work_on_a_replica_is_the_sum_over_all_routers() -> None:
@@ -185,9 +188,43 @@ async def test_one_silent_router_hides_the_work_on_every_replica() -> None:
 )
 async def test_a_router_that_cannot_hold_work_is_not_waited_for(gone: RouterPod) -> None:
     pods = [pod("a", "a"), gone]
-    view = await look_at_routers(Routers(a=state("a", entry())), pods, None, at=0.0)
+    view = await look_at_routers(Routers(a=state("a", entry())), pods, None, at=0.0, now=NOW)
     assert isinstance(view.sample, RouterSample)
     assert isinstance(view.load(replica(), now=NOW), ReplicaLoad)
+
+
+@pytest.mark.parametrize(
+    ("killed_at", "waited_for"),
+    [
+        pytest.param(None, True, id="nobody deletes it"),
+        pytest.param(NOW + 1800, True, id="it may finish its streams"),
+        pytest.param(NOW, True, id="it ends now"),
+        pytest.param(NOW - LOST_SECONDS, False, id="its node never told that it ended"),
+    ],
+)
+async def test_a_silent_router_is_waited_for_until_it_cannot_be_there_any_more(
+    killed_at: float | None, waited_for: bool
+) -> None:
+    pods = [pod("a", "a"), pod("lost", "b", killed_at=killed_at)]
+    view = await look_at_routers(Routers(a=state("a", entry())), pods, None, at=0.0, now=NOW)
+    assert isinstance(view.sample, Missing) is waited_for
+    assert isinstance(view.load(replica(), now=NOW), Missing) is waited_for
+
+
+async def test_a_router_that_answers_counts_however_long_it_should_have_been_gone() -> None:
+    pods = [pod("a", "a"), pod("cut off", "b", killed_at=NOW - 3600)]
+    states = {"a": state("a", entry()), "b": state("b", entry(fenced=False))}
+    view = await look_at_routers(Routers(**states), pods, None, at=0.0, now=NOW)
+    load = view.load(replica(), now=NOW)
+    assert isinstance(load, ReplicaLoad)
+    assert not load.fence_confirmed
+
+
+async def test_where_every_router_is_lost_there_is_none() -> None:
+    pods = [pod("lost", "b", killed_at=NOW - LOST_SECONDS)]
+    view = await look_at_routers(Routers(), pods, None, at=0.0, now=NOW)
+    assert isinstance(view.sample, Missing)
+    assert view.sample.reason == "NoRouter"
 
 
 @pytest.mark.parametrize(

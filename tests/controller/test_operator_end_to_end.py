@@ -10,6 +10,10 @@ from tests.fakes.apiserver import Manifest
 from tests.fakes.virtualtime import run_virtual
 from tests.fakes.world import NAME, cluster, operating
 
+from inferencecluster.adapters.prometheus import QUERY_SECONDS
+from inferencecluster.core.missing import Missing
+from inferencecluster.core.observation import NOT_CONFIGURED
+
 
 def test_a_new_cluster_gets_its_minimum_its_router_and_a_status() -> None:
     async def scenario() -> None:
@@ -132,6 +136,60 @@ def test_without_a_signal_no_pool_shrinks(lost: str) -> None:
     run_virtual(scenario())
 
 
+@pytest.mark.parametrize("minimum", [1, 0])
+def test_without_a_prometheus_pools_follow_the_routers_up_down_and_to_sleep(minimum: int) -> None:
+    async def scenario() -> None:
+        manifest = cluster(behavior={"scaleDown": {"stabilizationWindowSeconds": 30}})
+        for name in ("prefill", "decode"):
+            manifest["spec"]["pools"][name]["minReplicas"] = minimum
+        world = world_with(manifest)
+        async with operating(world, source=Missing(NOT_CONFIGURED, "installed without one")):
+            await asyncio.sleep(60)
+            world.routers.arrive(60)
+            await asyncio.sleep(180)
+            assert len(world.fleet()) > 2
+            assert world.condition("MetricsAvailable")["reason"] == "RoutersOnly"
+            world.routers.arrive(0.0)
+            await asyncio.sleep(1800)
+            assert sorted(world.fleet().values()) == ["decode", "prefill"] * minimum
+            assert world.condition("MetricsAvailable")["status"] == "True"
+
+    run_virtual(scenario())
+
+
+def test_clusters_share_one_wait_for_a_prometheus_that_hangs() -> None:
+    async def scenario() -> None:
+        world = world_with()
+        names = [f"other-{number}" for number in range(12)]
+        for name in names:
+            world.server.put(cluster(name))
+        world.metrics.hang_seconds = QUERY_SECONDS
+        async with operating(world, environment={"IC_WORKERS": "1"}, fresh_seconds=2.0):
+            # One query, the answer that all share, and the boot of the engines.
+            await asyncio.sleep(QUERY_SECONDS + 10)
+            assert all(world.status(name)["summary"]["gpus"] == "4/16" for name in names)
+            assert len(world.metrics.queries) == 1
+
+    run_virtual(scenario())
+
+
+def test_a_prometheus_that_hangs_holds_up_no_cluster_that_does_not_ask_it() -> None:
+    async def scenario() -> None:
+        world = world_with(cluster(intervalSeconds=600))
+        world.server.put(cluster("other"))
+        async with operating(world, environment={"IC_WORKERS": "1"}):
+            await asyncio.sleep(60)
+            asked = len(world.metrics.queries)
+            world.metrics.hang_seconds = 60.0
+            await asyncio.sleep(20)
+            assert len(world.metrics.queries) == asked + 1
+            world.server.remove("pods", "default", "demo-engine-0")
+            await asyncio.sleep(10)
+            assert world.fleet().keys() >= SETTLED.keys()
+
+    run_virtual(scenario())
+
+
 def test_in_external_mode_the_pools_follow_their_scale_and_the_operator_never_writes_it_back() -> None:
     async def scenario() -> None:
         world = world_with()
@@ -157,7 +215,7 @@ def test_in_external_mode_the_pools_follow_their_scale_and_the_operator_never_wr
     run_virtual(scenario())
 
 
-def test_in_recommend_mode_nothing_is_created_or_removed() -> None:
+def test_in_recommend_mode_sizes_stay_as_they_are() -> None:
     async def scenario() -> None:
         world = world_with(cluster(mode="Recommend"))
         async with operating(world):

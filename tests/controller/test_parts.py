@@ -21,12 +21,12 @@ from inferencecluster.controller.difference import is_as_rendered
 from inferencecluster.controller.events import Event, EventRecorder, EventType
 from inferencecluster.controller.logs import KeyValueFormatter
 from inferencecluster.controller.metrics import OperatorMetrics
-from inferencecluster.controller.server import Probes, build_app, scrape_targets
+from inferencecluster.controller.server import build_app, scrape_targets
 from inferencecluster.controller.settings import read_settings
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.missing import Missing
-from inferencecluster.core.observation import MetricsSample
+from inferencecluster.core.observation import NOT_CONFIGURED, MetricsSample
 from inferencecluster.core.status import (
     ClusterStatus,
     Condition,
@@ -169,7 +169,6 @@ def test_everything_that_serves_is_a_scrape_target_with_the_labels_of_the_query(
     assert [target["targets"] for target in found] == [
         ["[fd00::1]:8082"],
         ["10.0.0.1:8000"],
-        ["10.0.0.1:8000"],
         ["10.0.0.9:8081"],
     ]
     assert found[1]["labels"] == {
@@ -184,12 +183,21 @@ def test_everything_that_serves_is_a_scrape_target_with_the_labels_of_the_query(
     }
 
 
+def test_the_counters_of_gpus_are_asked_of_engines_that_emulate_them_and_of_no_others() -> None:
+    index = PodIndex()
+    for number, command in enumerate((["emulated-engine"], ["trtllm-launcher"], None)):
+        pod = engine(f"demo-engine-{number}", f"10.0.0.{number}")
+        pod["spec"]["containers"] = [{"command": command} if command else {}]
+        index.changed(None, project_pod(pod))
+    asked = [target["targets"] for target in scrape_targets(index, ()) if "/dcgm" in str(target["labels"])]
+    assert asked == [["10.0.0.0:8000"]]
+
+
 async def test_the_server_answers_health_readiness_metrics_and_targets() -> None:
     ready = False
     metrics = OperatorMetrics()
     metrics.leader.set(1)
-    probes = Probes(is_alive=lambda: True, is_ready=lambda: ready)
-    app = build_app(probes, metrics, lambda: [{"targets": ["x:1"], "labels": {}}])
+    app = build_app(lambda: ready, metrics, lambda: [{"targets": ["x:1"], "labels": {}}])
     async with TestClient(TestServer(app)) as client:
         assert (await client.get("/healthz")).status == 200
         assert (await client.get("/readyz")).status == 503
@@ -288,6 +296,16 @@ def test_latencies_stand_beside_their_targets_and_are_absent_while_nobody_knows_
     assert sample(metrics, "inferencecluster_latency_target_seconds", latency="itl") == spec.slo.itl_seconds
     metrics.observed(KEY, make_observation(spec, metrics=Missing("Down")))
     assert sample(metrics, "inferencecluster_latency_seconds", latency="ttft") is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "missing"),
+    [pytest.param("Down", 1.0, id="down"), pytest.param(NOT_CONFIGURED, 0.0, id="none")],
+)
+def test_no_alert_waits_for_a_prometheus_that_was_never_configured(reason: str, missing: float) -> None:
+    metrics = OperatorMetrics()
+    metrics.observed(KEY, make_observation(make_spec(), metrics=Missing(reason)))
+    assert sample(metrics, "inferencecluster_signal_missing", signal="metrics") == missing
 
 
 def cluster_object(version: str, generation: int = 1, **metadata: Any) -> Any:

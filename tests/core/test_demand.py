@@ -36,7 +36,7 @@ from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.headroom import OUTCOMES, Outcome, Plan, Rule, Track
 from inferencecluster.core.lengths import PRIOR_OUTPUT_TOKENS, PRIOR_PROMPT_TOKENS, MeanLength
 from inferencecluster.core.missing import Missing
-from inferencecluster.core.observation import Flow, Observation, PoolUtilization, RouterSample
+from inferencecluster.core.observation import NOT_CONFIGURED, Flow, Observation, PoolUtilization, RouterSample
 from inferencecluster.core.trend import Point, fit_line
 
 
@@ -148,9 +148,8 @@ def test_the_history_stays_bounded_for_any_boot_time() -> None:
 # --- lines -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_line_through_a_ramp_has_its_slope_and_no_spread() -> None:
+def test_a_line_through_a_ramp_has_no_spread() -> None:
     line = fit_line([Point(t, 5.0 + 2.0 * t, 1.0) for t in range(8)])
-    assert line.slope == pytest.approx(2.0)
     assert line.mean == pytest.approx(12.0)
     assert line.spread == pytest.approx(0.0, abs=1e-9)
 
@@ -158,7 +157,6 @@ def test_a_line_through_a_ramp_has_its_slope_and_no_spread() -> None:
 def test_a_line_by_hand() -> None:
     # values 0, 3, 0 around times 0, 1, 2: flat, mean 1; residuals -1, 2, -1 -> variance 2
     line = fit_line([Point(0.0, 0.0, 1.0), Point(1.0, 3.0, 1.0), Point(2.0, 0.0, 1.0)])
-    assert line.slope == pytest.approx(0.0)
     assert line.spread == pytest.approx(2.0**0.5)
 
 
@@ -167,9 +165,9 @@ def test_weights_count_as_repetitions() -> None:
     assert heavy.mean == pytest.approx((2 * 1.0 + 2.0 + 5.0) / 4)
 
 
-def test_points_of_one_moment_have_no_slope() -> None:
+def test_points_of_one_moment_have_no_spread() -> None:
     line = fit_line([Point(1.0, value, 1.0) for value in (1.0, 2.0, 6.0)])
-    assert (line.mean, line.slope) == (3.0, 0.0)
+    assert (line.mean, line.spread) == (3.0, 0.0)
 
 
 # --- burstiness ------------------------------------------------------------------------------------------------------
@@ -437,6 +435,30 @@ def test_one_source_is_enough_to_see_the_rate_but_not_to_shrink(look: Observatio
     assert not seen.complete
     assert seen.gaps == (MISSING,)
     assert seen.arrivals.requests == pytest.approx(100.0)
+
+
+NO_PROMETHEUS = Missing(NOT_CONFIGURED, "installed without one")
+
+
+def test_without_a_prometheus_to_ask_the_routers_are_every_source() -> None:
+    _, seen = observe_demand(
+        DemandMemory.empty(), observation(1000.0, routers=flow(1500.0), metrics=NO_PROMETHEUS)
+    )
+    assert isinstance(seen, Demand)
+    assert seen.complete
+    assert seen.ttft_seconds == seen.itl_seconds == NO_PROMETHEUS
+    assert seen.arrivals.requests == pytest.approx(100.0)
+
+
+def test_without_a_prometheus_a_look_that_tells_no_flow_shrinks_nothing() -> None:
+    restarted = Missing("RoutersChanged")
+    memory, _ = observe_demand(
+        DemandMemory.empty(), observation(1000.0, routers=flow(1500.0), metrics=NO_PROMETHEUS)
+    )
+    look = observation(1015.0, routers=RouterSample(QUIET, restarted), metrics=NO_PROMETHEUS)
+    _, seen = observe_demand(memory, look)
+    assert isinstance(seen, Demand)
+    assert seen.gaps == (restarted,)
 
 
 def test_metrics_fill_in_for_routers_without_counting_twice() -> None:

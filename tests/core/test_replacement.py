@@ -14,6 +14,7 @@ from inferencecluster.core.observation import PoolCapacity, Refusal
 from inferencecluster.core.replacement import (
     FIRST_BACK_OFF_SECONDS,
     LONGEST_BACK_OFF_SECONDS,
+    SHORTEST_RETURN_SECONDS,
     TROUBLE_IS_OVER_SECONDS,
     ReplacementMemory,
     review_replicas,
@@ -124,6 +125,34 @@ class TestReplicasThatStopAnswering:
         memory, given_up = review([replica], memory, now=1100.0)
         assert given_up == {"c-engine-0": "Unresponsive"}
         assert memory.waiting(1100.0) == {}
+
+    @pytest.mark.parametrize("lifecycle", [Lifecycle.UNREADY, Lifecycle.STARTING])
+    @pytest.mark.parametrize(
+        ("boot", "patience"),
+        [
+            pytest.param(10.0, SHORTEST_RETURN_SECONDS, id="boots faster than a lost node may come back"),
+            pytest.param(400.0, 800.0, id="twice its own boot"),
+            pytest.param(1200.0, 1800.0, id="never beyond the startup deadline"),
+            pytest.param(5000.0, 1800.0, id="its first readiness was not seen"),
+            pytest.param(-5.0, SHORTEST_RETURN_SECONDS, id="clocks that differ"),
+        ],
+    )
+    def test_their_time_follows_from_how_long_they_booted(
+        self, lifecycle: Lifecycle, boot: float, patience: float
+    ) -> None:
+        spec = replace(SPEC, startup_deadline_seconds=1800.0)
+        replica = make_replica(0, lifecycle=lifecycle, created_at=0.0, ready_at=boot)
+        memory, _ = review([replica], now=10_000.0, spec=spec)
+        _, given_up = review([replica], memory, now=10_000.0 + patience - 1, spec=spec)
+        assert given_up == {}
+        _, given_up = review([replica], memory, now=10_000.0 + patience, spec=spec)
+        assert given_up == {"c-engine-0": "Unresponsive"}
+
+    def test_one_that_boots_for_the_first_time_has_the_whole_startup_deadline(self) -> None:
+        spec = replace(SPEC, startup_deadline_seconds=1800.0)
+        booting = make_replica(0, lifecycle=Lifecycle.STARTING, created_at=0.0)
+        assert review([booting], now=1799.0, spec=spec)[1] == {}
+        assert review([booting], now=1800.0, spec=spec)[1] == {"c-engine-0": "StartupDeadlineExceeded"}
 
     def test_a_moment_of_readiness_starts_the_time_anew(self) -> None:
         replica = make_replica(0, lifecycle=Lifecycle.UNREADY)

@@ -12,7 +12,7 @@ from inferencecluster.core.allocation import Target
 from inferencecluster.core.demand import DemandMemory, observe_demand
 from inferencecluster.core.fleet import Lifecycle, PoolName, Replica
 from inferencecluster.core.missing import Missing
-from inferencecluster.core.observation import Observation
+from inferencecluster.core.observation import NOT_CONFIGURED, Observation, RouterSample
 from inferencecluster.core.replacement import ReplacementMemory, review_replicas
 from inferencecluster.core.status import Condition, ConditionType
 from inferencecluster.core.verdicts import Situation, conditions, is_settled
@@ -52,6 +52,8 @@ def message(kind: ConditionType, about: Situation) -> str:
 
 
 HEALTHY = make_observation(SPEC, make_fleet(1, 1))
+assert isinstance(HEALTHY.routers, RouterSample)
+NO_FLOW = replace(HEALTHY.routers, flow=Missing("RoutersChanged"))
 
 
 def test_all_is_well() -> None:
@@ -197,6 +199,20 @@ class TestMetrics:
         about = situation(observation)
         assert condition(ConditionType.METRICS_AVAILABLE, about) == ("False", reason)
         assert message(ConditionType.METRICS_AVAILABLE, about) == told
+
+    @pytest.mark.parametrize(
+        ("routers", "expected"),
+        [
+            pytest.param(HEALTHY.routers, ("True", "RoutersOnly"), id="routers answer"),
+            pytest.param(NO_FLOW, ("True", "RoutersOnly"), id="a router restarted"),
+            pytest.param(UNSEEN, ("False", "RouterUnavailable"), id="routers are silent"),
+        ],
+    )
+    def test_a_prometheus_that_was_never_configured_is_no_outage(
+        self, routers: RouterSample | Missing, expected: tuple[str, str]
+    ) -> None:
+        about = situation(replace(HEALTHY, routers=routers, metrics=Missing(NOT_CONFIGURED)))
+        assert condition(ConditionType.METRICS_AVAILABLE, about) == expected
 
     def test_sources_that_disagree_are_told(self) -> None:
         about = situation(HEALTHY)

@@ -16,7 +16,7 @@ from tests.fakes.virtualtime import VirtualClock
 from inferencecluster.adapters.informer import Informer
 from inferencecluster.adapters.kube import Selection
 from inferencecluster.adapters.kube_resources import CLUSTERS
-from inferencecluster.adapters.prometheus import MetricsBoard, Series
+from inferencecluster.adapters.prometheus import MetricsBoard, MetricSource, Series
 from inferencecluster.api.names import (
     ANNOTATION_FENCED_AT,
     LABEL_CLUSTER,
@@ -28,6 +28,7 @@ from inferencecluster.controller.process import Operator
 from inferencecluster.controller.settings import read_settings
 from inferencecluster.controller.wiring import take_in
 from inferencecluster.core.errors import MetricsUnavailable
+from inferencecluster.core.missing import Missing
 
 GPU = "nvidia.com/gpu"
 NAME = "demo"
@@ -179,10 +180,15 @@ class FakeMetrics:
 
     routers: FakeRouters
     down: bool = False
+    hang_seconds: float = 0.0
+    """So long a query gets no packet back; then it fails."""
     queries: list[str] = field(default_factory=list)
 
     async def query(self, expression: str, *, at: float) -> Sequence[Series]:
         self.queries.append(expression)
+        if self.hang_seconds:
+            await asyncio.sleep(self.hang_seconds)
+            raise MetricsUnavailable(source="Prometheus", detail="timed out")
         if self.down:
             raise MetricsUnavailable(source="Prometheus", detail="connection refused")
         requests = self.routers.arrivals_per_second * 60
@@ -286,12 +292,19 @@ class World:
 
 @asynccontextmanager
 async def operating(
-    world: World, *, crash_after: int | None = None, environment: Mapping[str, str] | None = None
+    world: World,
+    *,
+    crash_after: int | None = None,
+    environment: Mapping[str, str] | None = None,
+    fresh_seconds: float = 0.0,
+    source: MetricSource | Missing | None = None,
 ) -> AsyncIterator[FakeClient]:
-    """One operator process for as long as the block runs; a watch stands in for kopf's."""
+    """One operator process for as long as the block runs; a watch stands in for kopf's.
+
+    By default an answer of the world's Prometheus is never fresh: each sizing tick asks, and can be counted.
+    """
     client = FakeClient(world.server, crash_after=crash_after)
-    # Never fresh: each sizing tick asks, and can be counted.
-    board = MetricsBoard(world.metrics, window_seconds=60, fresh_seconds=0.0)
+    board = MetricsBoard(source or world.metrics, world.clock, window_seconds=60, fresh_seconds=fresh_seconds)
     operator = Operator(read_settings(environment or {}), client, world.routers, board, world.clock)
     clusters: Informer[Manifest]
 

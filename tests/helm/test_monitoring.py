@@ -98,6 +98,19 @@ def test_every_label_that_is_asked_for_is_on_its_metric() -> None:
         assert label in known, f"{place}: {metric} has no label {label}"
 
 
+def test_the_autoscaler_of_the_samples_asks_for_a_series_of_the_routers() -> None:
+    sample = CHART.parents[1] / "docs" / "samples" / "external-hpa.yaml"
+    cluster, autoscaler = yaml.safe_load_all(sample.read_text(encoding="utf-8"))
+    (metric,) = autoscaler["spec"]["metrics"]
+    asked = metric["external"]["metric"]
+    labels = exposed()[asked["name"]]
+    wanted = asked["selector"]["matchLabels"]
+    assert wanted.keys() <= labels.keys()
+    assert wanted["cluster"] == cluster["metadata"]["name"]
+    assert wanted["phase"] in labels["phase"]
+    assert PoolName(wanted["pool"]) is PoolName.DECODE
+
+
 def test_every_label_value_that_is_asked_for_can_occur() -> None:
     """Of the labels whose values are ours; reasons are in the table of causes below."""
     for place, expression in expressions():

@@ -18,6 +18,7 @@ from inferencecluster.api.names import (
     CLUSTER_KIND,
     COMPONENT_ENGINE,
     COMPONENT_ROUTER,
+    EMULATED_ENGINE,
     LABEL_CLUSTER,
     LABEL_COMPONENT,
     LABEL_POOL,
@@ -66,6 +67,8 @@ class EnginePod:
     fence: str = ""
     """Text of the fence's annotation, which identifies this fence; empty when there is none. `fenced_at` of the replica
     is None where the text is no time: it is a fence all the same (`observe`)."""
+    is_emulated: bool = False
+    """Its container is an emulated engine's, whatever the newest spec asks for."""
 
     def counted(self, gpu_resource_names: Collection[str]) -> Replica:
         """The replica with its GPUs, given the names that the cluster's pools request GPUs by."""
@@ -84,7 +87,9 @@ class RouterPod:
     uid: str
     address: str | None
     running: bool
-    """Its container runs: it may hold requests. Not readiness."""
+    """Its container runs, or ran when its node was last heard of: it may hold requests. Not readiness."""
+    killed_at: float | None = None
+    """Unix seconds of the end of its grace period, when the kubelet kills it; None while nobody deletes it."""
 
 
 ClusterPod = EnginePod | RouterPod
@@ -140,6 +145,9 @@ def _engine(pod: Manifest, cluster: ObjectKey, labels: Mapping[str, str]) -> Eng
             if "configMap" in volume
         ),
         address=status.get("podIP") or None,
+        is_emulated=any(
+            container.get("command") == [EMULATED_ENGINE] for container in pod["spec"].get("containers") or ()
+        ),
         # An annotation without a text is a fence, too, and has to be told from none.
         fence=(annotations[ANNOTATION_FENCED_AT] or " ") if ANNOTATION_FENCED_AT in annotations else "",
     )
@@ -155,6 +163,7 @@ def _router(pod: Manifest, cluster: ObjectKey) -> RouterPod:
         uid=metadata["uid"],
         address=status.get("podIP") or None,
         running=any("running" in (container.get("state") or {}) for container in containers),
+        killed_at=_moment(metadata.get("deletionTimestamp")),
     )
 
 

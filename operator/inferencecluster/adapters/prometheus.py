@@ -14,6 +14,7 @@ import requests
 from prometheus_api_client import PrometheusApiClientException, PrometheusConnect
 from requests.adapters import Retry
 
+from inferencecluster.adapters.clock import Clock
 from inferencecluster.adapters.informer import ObjectKey
 from inferencecluster.core.errors import MetricsUnavailable
 from inferencecluster.core.fleet import PoolName
@@ -180,17 +181,22 @@ def _pools(values: Mapping[tuple[str, str], float]) -> dict[PoolName, PoolUtiliz
 class MetricsBoard:
     """The newest samples of all clusters, fetched when one of them asks and at most once per `fresh_seconds`.
 
-    Clusters that tick together share one query; a cluster that comes within `fresh_seconds` reads what is there.
+    Clusters that tick together share one query and its answer, be it a failure; a cluster that comes within
+    `fresh_seconds` of the answer reads what is there.
     """
 
-    def __init__(self, source: MetricSource | Missing, *, window_seconds: int, fresh_seconds: float) -> None:
+    def __init__(
+        self, source: MetricSource | Missing, clock: Clock, *, window_seconds: int, fresh_seconds: float
+    ) -> None:
         """`source` Missing means that the operator was installed without Prometheus."""
         self._source = source
+        self._clock = clock
         self._window_seconds = window_seconds
         self._fresh_seconds = fresh_seconds
         self._percentiles: dict[ObjectKey, int] = {}
         self._samples: dict[ObjectKey, MetricsSample | Missing] | Missing = {}
-        self._read_at = -math.inf
+        self._answered_at = -math.inf
+        """Monotonic seconds."""
         self._reading = asyncio.Lock()
 
     def follow(self, key: ObjectKey, percentile: int) -> None:
@@ -201,15 +207,19 @@ class MetricsBoard:
         """A cluster is gone."""
         self._percentiles.pop(key, None)
 
-    async def sample(self, key: ObjectKey, *, at: float) -> MetricsSample | Missing:
-        """The sample of a followed cluster at Unix time `at`, at most `fresh_seconds` old."""
+    async def sample(self, key: ObjectKey) -> MetricsSample | Missing:
+        """The sample of a followed cluster, answered at most `fresh_seconds` ago.
+
+        Waits for as long as Prometheus takes to answer or to fail, up to twice `QUERY_SECONDS`.
+        """
         source = self._source
         if isinstance(source, Missing):
             return source
         async with self._reading:
-            if not 0 <= at - self._read_at < self._fresh_seconds:
-                self._samples = await self._read(source, at)
-                self._read_at = at
+            if self._clock.monotonic() - self._answered_at >= self._fresh_seconds:
+                self._samples = await self._read(source, self._clock.now())
+                # From the answer, not from the question: all who waited for a slow one, or for a failure, share it.
+                self._answered_at = self._clock.monotonic()
         if isinstance(self._samples, Missing):
             return self._samples
         return self._samples.get(key, Missing("NotAskedYet", "the cluster is newer than the last query"))

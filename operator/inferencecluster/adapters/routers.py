@@ -29,6 +29,10 @@ SETTLE_SECONDS: Final = 5.0
 """Without any router nobody holds work, but one that is starting may have read the Pods just before a fence:
 only a fence of this age is confirmed by nobody being there."""
 
+LOST_SECONDS: Final = 60.0
+"""After the end of its grace period a router that does not answer is gone: a minute for the kubelet to kill it, and for clocks
+that differ. The Pod of a lost node says "running" until its Node object goes, and would hold up every drain until then."""
+
 
 class RouterClient(Protocol):
     """Asks one router."""
@@ -105,7 +109,7 @@ class RouterView:
 
     sample: RouterSample | Missing
     states: tuple[RouterState, ...] | Missing
-    """One per running router; Missing when one of them did not answer."""
+    """One per running router; Missing when one of them did not answer that may still be there."""
     look: Look | None
     """For the next call; None where this look was incomplete."""
 
@@ -131,22 +135,32 @@ class RouterView:
 
 
 async def look_at_routers(
-    client: RouterClient, pods: Collection[RouterPod], previous: Look | None, *, at: float
+    client: RouterClient, pods: Collection[RouterPod], previous: Look | None, *, at: float, now: float
 ) -> RouterView:
-    """Ask every running router at once, unready and terminating ones too. `at` is monotonic seconds."""
+    """Ask every running router at once, unready and terminating ones too. `at` is monotonic seconds, `now` Unix seconds."""
     running = [pod for pod in pods if pod.running and pod.address]
-    if not running:
+    asked = await asyncio.gather(*(_ask(client, pod) for pod in running))
+    # One that answers is there, however long it should have been gone.
+    answers = [
+        answer
+        for pod, answer in zip(running, asked, strict=True)
+        if isinstance(answer, RouterState) or not _is_lost(pod, now)
+    ]
+    if not answers:
         missing = Missing("NoRouter", "no router of the cluster is running")
         return RouterView(missing, (), None)
-    answers = await asyncio.gather(*(_ask(client, pod) for pod in running))
     states = [answer for answer in answers if isinstance(answer, RouterState)]
     silent = [answer for answer in answers if isinstance(answer, Missing)]
     if silent:
-        message = f"{len(silent)} of {len(running)} routers do not answer: {silent[0].message}"
+        message = f"{len(silent)} of {len(answers)} routers do not answer: {silent[0].message}"
         missing = Missing("RouterUnreachable", message)
         return RouterView(missing, missing, None)
     look = Look(at, {state.instance: state.totals for state in states})
     return RouterView(RouterSample(_queue(states), _flow(previous, look)), tuple(states), look)
+
+
+def _is_lost(pod: RouterPod, now: float) -> bool:
+    return pod.killed_at is not None and now >= pod.killed_at + LOST_SECONDS
 
 
 async def _ask(client: RouterClient, pod: RouterPod) -> RouterState | Missing:

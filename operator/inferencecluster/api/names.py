@@ -39,6 +39,9 @@ ANNOTATION_ENGINE_VERSION: Final = f"{GROUP}/engine-version"
 ANNOTATION_SERVED_NAME: Final = f"{GROUP}/served-name"
 """Name of the model that the replica serves: the router gives it requests for that name only."""
 
+EMULATED_ENGINE: Final = "emulated-engine"
+"""Command of the containers of emulated engines, which alone serve DCGM's counters themselves."""
+
 ENGINE_PORT: Final = 8000
 ROUTER_PORT: Final = 8080
 """OpenAI API, /healthz and /readyz of the router: what its Service offers."""

@@ -121,7 +121,7 @@ class Scaling(ApiModel):
     )
 
     mode: Annotated[ScalingMode, DEFAULTED] = ScalingMode.AUTOMATIC
-    """Automatic; Recommend: decide and explain, change nothing; External: HPA, KEDA or people scale the EnginePools; Fixed: every pool stays at minReplicas."""
+    """Automatic; Recommend: decide and explain, leave sizes alone; External: HPA, KEDA or people scale the EnginePools; Fixed: every pool stays at minReplicas."""
     objective: Annotated[Objective, DEFAULTED] = Objective.COST
     """What to spare when budget.gpus binds: replicas that are only held are given up first where pricePerGpuHour (Cost) or wattsPerGpu (Power) is highest; Throughput: in proportion."""
     interval_seconds: Annotated[int, Field(ge=1, le=600), DEFAULTED] = 15

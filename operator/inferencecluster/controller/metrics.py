@@ -10,7 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from inferencecluster.adapters.informer import ObjectKey
 from inferencecluster.core.missing import Missing
-from inferencecluster.core.observation import Observation
+from inferencecluster.core.observation import NOT_CONFIGURED, Observation
 from inferencecluster.core.status import (
     ClusterStatus,
     Condition,
@@ -109,7 +109,8 @@ class OperatorMetrics:
     def observed(self, key: ObjectKey, observation: Observation) -> None:
         """Which signals this look had, and the latencies that it saw beside their targets."""
         for signal in _SIGNALS:
-            missing = isinstance(getattr(observation, signal), Missing)
+            source = getattr(observation, signal)
+            missing = isinstance(source, Missing) and source.reason != NOT_CONFIGURED
             self._missing.labels(key.namespace, key.name, signal).set(missing)
         self._spending(key, observation)
         metrics, slo = observation.metrics, observation.spec.slo

@@ -61,7 +61,7 @@ class World:
     pools: Callable[[ObjectKey], Iterable[PoolView]]
     """EnginePools of a cluster."""
     workers: Workers
-    """Lent to others while routers are asked: those that cannot be reached take two seconds to say nothing."""
+    """Lent to others while Prometheus and routers are asked: those that cannot be reached take seconds to say nothing."""
 
     def engines(self, key: ObjectKey, uid: str) -> tuple[EnginePod, ...]:
         """Replicas that the cluster of this very UID controls; others are nobody's to count or to delete."""
@@ -72,11 +72,14 @@ async def observe(
     world: World, key: ObjectKey, state: ClusterState, accepted: AcceptedSpec, *, sizing_due: bool
 ) -> Observation:
     """One look. It remembers in `state` what the next look is compared with."""
-    view, replicas = await look_at_replicas(world, key, state, accepted.gpu_resource_names)
-    spec, now = accepted.spec, world.clock.now()
+    spec = accepted.spec
     if sizing_due:
         world.metrics.follow(key, spec.slo.percentile)
-        state.metrics = await world.metrics.sample(key, at=now)
+        # Before the replicas: a Prometheus that hangs must not make what is known of them old.
+        async with world.workers.lent():
+            state.metrics = await world.metrics.sample(key)
+    view, replicas = await look_at_replicas(world, key, state, accepted.gpu_resource_names)
+    now = world.clock.now()
     return Observation(
         now=now,
         spec=spec,
@@ -96,7 +99,11 @@ async def look_at_replicas(
     """The routers' word, and every replica with the work that they hold on it, ordered by name."""
     async with world.workers.lent():
         view = await look_at_routers(
-            world.routers, world.cache.index.routers(key), state.look, at=world.clock.monotonic()
+            world.routers,
+            world.cache.index.routers(key),
+            state.look,
+            at=world.clock.monotonic(),
+            now=world.clock.now(),
         )
     state.look = view.look
     # Read after the routers answered: a Pod that came meanwhile is unknown to them, and so not confirmed.

@@ -42,7 +42,7 @@ from inferencecluster.controller.observe import PoolView, World, project_pool
 from inferencecluster.controller.reconcile import Hands, Reconciler
 from inferencecluster.controller.recorder import Recorder
 from inferencecluster.controller.reporter import Reporter
-from inferencecluster.controller.server import Probes, build_app, scrape_targets
+from inferencecluster.controller.server import build_app, scrape_targets
 from inferencecluster.controller.settings import Settings
 from inferencecluster.controller.sleepers import Sleepers
 from inferencecluster.controller.wakeups import Wakeups
@@ -50,6 +50,7 @@ from inferencecluster.controller.wiring import build_registry, build_settings
 from inferencecluster.controller.workers import Workers
 from inferencecluster.core.errors import ApplyError, ObservationError
 from inferencecluster.core.missing import Missing
+from inferencecluster.core.observation import NOT_CONFIGURED
 
 API_RETRY_SECONDS: Final = 2.0
 """Between two looks for our CRDs, while somebody is installing them."""
@@ -158,8 +159,11 @@ class Operator:
 
     def app(self) -> web.Application:
         """The HTTP server's application."""
-        probes = Probes(is_alive=lambda: True, is_ready=lambda: self.watches.are_listed)
-        return build_app(probes, self.metrics, lambda: scrape_targets(self._caches.pods, self._operators()))
+        return build_app(
+            lambda: self.watches.are_listed,
+            self.metrics,
+            lambda: scrape_targets(self._caches.pods, self._operators()),
+        )
 
     async def wait_for_api(self) -> None:
         """Return once the API server serves InferenceClusters: kopf never serves a CRD that came after its start."""
@@ -276,7 +280,7 @@ async def run_process(settings: Settings, *, on_leadership_lost: Callable[[], No
         credentials = await load_credentials()
         client = await stack.enter_async_context(ApiClient(credentials))
         routers = await stack.enter_async_context(HttpRouterClient())
-        operator = Operator(settings, client, routers, _metrics_board(settings, stack), clock)
+        operator = Operator(settings, client, routers, _metrics_board(settings, clock, stack), clock)
         stack.push_async_callback(operator.sleepers.stop)
         runner = web.AppRunner(operator.app(), access_log=None)
         await runner.setup()
@@ -310,15 +314,16 @@ async def _keep(elector: Elector, on_lost: Callable[[], None]) -> None:
         on_lost()
 
 
-def _metrics_board(settings: Settings, stack: AsyncExitStack) -> MetricsBoard:
+def _metrics_board(settings: Settings, clock: Clock, stack: AsyncExitStack) -> MetricsBoard:
     source: PrometheusSource | Missing = Missing(
-        "NoPrometheus", "the operator was installed without prometheus.url"
+        NOT_CONFIGURED, "the operator was installed without prometheus.url"
     )
     if settings.prometheus_url:
         source = PrometheusSource(settings.prometheus_url)
         stack.callback(source.close)
     return MetricsBoard(
         source,
+        clock,
         window_seconds=settings.prometheus_window_seconds,
         fresh_seconds=settings.prometheus_poll_seconds,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
@@ -13,31 +12,25 @@ from inferencecluster.adapters.pods import EnginePod, PodIndex
 from inferencecluster.api.names import ENGINE_PORT, OPERATOR_HTTP_PORT, ROUTER_ADMIN_PORT
 from inferencecluster.controller.metrics import CONTENT_TYPE, OperatorMetrics
 
-ENGINE_METRICS_PATHS: Final = ("/prometheus/metrics", "/dcgm/metrics")
-"""trtllm-serve's own, and the DCGM counters where the engine serves them (emulated engines do)."""
+ENGINE_METRICS_PATH: Final = "/prometheus/metrics"
+"""trtllm-serve's own."""
+EMULATED_DCGM_PATH: Final = "/dcgm/metrics"
+"""DCGM's counters of GPUs that are emulated; those of real ones come from NVIDIA's exporter on each node."""
 
 Target = dict[str, object]
 """One entry of Prometheus' http_sd format: `targets` and `labels`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Probes:
-    """What the server asks before it answers."""
-
-    is_alive: Callable[[], bool]
-    is_ready: Callable[[], bool]
-
-
 def build_app(
-    probes: Probes, metrics: OperatorMetrics, targets: Callable[[], list[Target]]
+    is_ready: Callable[[], bool], metrics: OperatorMetrics, targets: Callable[[], list[Target]]
 ) -> web.Application:
-    """`/healthz`, `/readyz`, `/metrics` and `/targets`."""
+    """`/healthz`, which any process that can still answer passes, `/readyz`, `/metrics` and `/targets`."""
 
     async def healthz(_: web.Request) -> web.Response:
-        return _answer(probes.is_alive())
+        return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        return _answer(probes.is_ready())
+        return web.Response(text="ok\n") if is_ready() else web.Response(text="not yet\n", status=503)
 
     async def show_metrics(_: web.Request) -> web.Response:
         return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE})
@@ -51,10 +44,6 @@ def build_app(
     app.router.add_get("/metrics", show_metrics)
     app.router.add_get("/targets", show_targets)
     return app
-
-
-def _answer(good: bool) -> web.Response:
-    return web.Response(text="ok\n") if good else web.Response(text="not yet\n", status=503)
 
 
 def scrape_targets(pods: PodIndex, operators: Iterable[tuple[str, str]]) -> list[Target]:
@@ -86,7 +75,8 @@ def _engine_targets(key: ObjectKey, engine: EnginePod) -> list[Target]:
         "role": replica.role.value,
         "revision": replica.revision,
     }
-    return [_target(engine.address, ENGINE_PORT, path, labels) for path in ENGINE_METRICS_PATHS]
+    paths = (ENGINE_METRICS_PATH, EMULATED_DCGM_PATH) if engine.is_emulated else (ENGINE_METRICS_PATH,)
+    return [_target(engine.address, ENGINE_PORT, path, labels) for path in paths]
 
 
 def _labels(key: ObjectKey, *, component: str, pod: str) -> dict[str, str]:

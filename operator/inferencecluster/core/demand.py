@@ -12,7 +12,7 @@
 
 `arrivals` computes these from a short history, `headroom` from earlier plans. Rates come from the routers' own counters;
 Prometheus' window takes over when those are missing, seeds the history after a start, and vetoes shrinking when it saw
-much more than the routers told.
+much more than the routers told. An operator that was given no Prometheus takes the routers at their word.
 """
 
 from __future__ import annotations
@@ -71,6 +71,9 @@ CROSS_CHECK_RATIO: Final = 2.0
 CROSS_CHECK_REQUESTS: Final = 30.0
 """Prometheus vetoes shrinking when it counted over twice and over 30 requests more than the routers told in the same
 window: scrape delays explain less, a router that was not asked explains it."""
+
+SOURCES_DISAGREE: Final = "SourcesDisagree"
+"""Reason of that veto."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +167,7 @@ class Demand:
 
     @property
     def complete(self) -> bool:
-        """Every source spoke: pools may shrink."""
+        """Every source that there is spoke: pools may shrink."""
         return not self.gaps
 
 
@@ -367,6 +370,9 @@ def _headroom(memory: DemandMemory, rule: Rule, planned: Arrivals, allowed: floa
 def _gaps(history: Sequence[Bin], observation: Observation) -> tuple[Missing, ...]:
     """What forbids shrinking: a missing source, or metrics that saw much more than the routers told."""
     routers, metrics = observation.routers, observation.metrics
+    if not observation.has_prometheus and not isinstance(routers, Missing):
+        # The routers' word is enough, but for looks that cannot tell a flow: then nobody fills in for them.
+        return (routers.flow,) if isinstance(routers.flow, Missing) else ()
     gaps = tuple(source for source in (routers, metrics) if isinstance(source, Missing))
     if isinstance(routers, Missing) or isinstance(metrics, Missing):
         return gaps
@@ -382,5 +388,5 @@ def _gaps(history: Sequence[Bin], observation: Observation) -> tuple[Missing, ..
             f"metrics count {seen.requests:.0f} requests in {seen.seconds:.0f} s, routers only {told:.0f}; "
             "pools do not shrink until both agree: check that every router answers /state"
         )
-        return (Missing("SourcesDisagree", message),)
+        return (Missing(SOURCES_DISAGREE, message),)
     return gaps

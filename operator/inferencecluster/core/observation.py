@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from inferencecluster.core.missing import Missing
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from inferencecluster.core.fleet import PoolName, Replica
     from inferencecluster.core.spec import ClusterSpec
+
+NOT_CONFIGURED: Final = "NotConfigured"
+"""Reason of `Observation.metrics` that are Missing because the operator was given no Prometheus: nobody is silent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,11 @@ class Observation:
     """False on a wake-up between two sizing ticks: sizes stay, transitions and status go on."""
     refusals: tuple[Refusal, ...] = ()
     """Creates that were refused since the last observation."""
+
+    @property
+    def has_prometheus(self) -> bool:
+        """There is a Prometheus to ask, whether or not it answers."""
+        return not isinstance(self.metrics, Missing) or self.metrics.reason != NOT_CONFIGURED
 
     def capacity_of(self, name: PoolName) -> PoolCapacity | Missing:
         """What the nodes of one pool hold; Missing when it is not listed, because the pool is off."""

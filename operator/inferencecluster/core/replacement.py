@@ -4,7 +4,7 @@ Given up is a replica that
 
     failed             its Pod ended, or its container cannot run; `Replica.failure` tells
     found no node, or is not ready, within the startup deadline
-    served once and has not been ready again for as long: its engine hangs; it drains before it is deleted
+    served once and has not been ready again for `_return_seconds`: its engine hangs; it drains before it is deleted
 
 A replica that had served (an evicted Pod, a lost node, a hung engine) is replaced at once: it proved that its like can
 start. After others, and after crash loops, the pool backs off: nothing is created in it (`transition`), and above its
@@ -38,6 +38,12 @@ LONGEST_BACK_OFF_SECONDS: Final = 600.0
 """Whoever mends a Secret, a registry or a driver waits ten minutes at most; a broken pool costs six Pods an hour."""
 TROUBLE_IS_OVER_SECONDS: Final = 600.0
 """The kubelet forgets a container's crashes after ten minutes without one; here, after what a start may take besides."""
+
+RETURN_BOOTS: Final = 2.0
+"""A replica that stops being ready is given up after so many of its own boots: an engine that restarts loads weights that its node has
+cached and pulls no image, so it needs less than one, while one that hangs in its start never comes."""
+SHORTEST_RETURN_SECONDS: Final = 300.0
+"""Kubernetes waits as long for a node that it has lost touch with (`node.kubernetes.io/unreachable`), whose engines may serve well."""
 
 FIRST_REFUSAL_SECONDS: Final = 1.0
 """A quota that is just being freed, an admission webhook that restarts."""
@@ -247,10 +253,11 @@ def _give_up(replica: Replica, observation: Observation, unready_since: float | 
         failure = replica.failure or "no reason given"
         return GivenUp(replica, reason, f"{replica.name} failed with {failure}; {_ADVICE[reason]}")
     if unready_since is not None:
-        if now - unready_since < deadline:
+        patience = _return_seconds(replica, deadline)
+        if now - unready_since < patience:
             return None
         return GivenUp(
-            replica, UNRESPONSIVE, f"{replica.name} served, and was not ready again within {deadline:.0f} s"
+            replica, UNRESPONSIVE, f"{replica.name} served, and was not ready again within {patience:.0f} s"
         )
     if not replica.is_starting or now - replica.created_at < deadline:
         return None
@@ -265,6 +272,13 @@ def _give_up(replica: Replica, observation: Observation, unready_since: float | 
         "spec.scaling.startupTimeoutSeconds for a large model"
     )
     return GivenUp(replica, STARTUP_DEADLINE_EXCEEDED, message)
+
+
+def _return_seconds(replica: Replica, startup_deadline: float) -> float:
+    """How long a replica that has served may be unready. `startup_deadline` is the user's word for a boot: never longer."""
+    # Where its first readiness was not seen this is more than its boot: then it is waited for longer.
+    boot = replica.ready_at - replica.created_at if replica.ready_at is not None else startup_deadline
+    return min(startup_deadline, max(SHORTEST_RETURN_SECONDS, RETURN_BOOTS * boot))
 
 
 def _still_known(back_off: BackOff | None, name: PoolName, observation: Observation) -> BackOff | None:

@@ -161,17 +161,12 @@ class Fleet:
             self._see_revisions()
 
     @property
-    def revisions(self) -> list[str]:
-        """Revisions of the serving replicas, in order."""
-        return self._revisions
-
-    @property
     def models(self) -> frozenset[str]:
         """The names to which serving replicas answer, as far as they are known."""
         return frozenset(self._models.values())
 
     def revisions_for(self, model: str | None) -> list[str]:
-        """Those of `revisions` that may serve requests for `model`."""
+        """Revisions of the serving replicas, in order, that may serve requests for `model`; of all models where it is None."""
         if model is None:
             return self._revisions
         found = self._revisions_for.get(model)

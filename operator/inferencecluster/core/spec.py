@@ -14,7 +14,7 @@ class ScalingMode(StrEnum):
 
     AUTOMATIC = "Automatic"
     RECOMMEND = "Recommend"
-    """Shadow: decide and explain, change nothing."""
+    """Shadow: decide and explain, leave sizes alone."""
     EXTERNAL = "External"
     """HPA, KEDA or a person write each EnginePool's /scale."""
     FIXED = "Fixed"

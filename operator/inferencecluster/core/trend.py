@@ -25,8 +25,6 @@ class Line:
     """Least squares through some points."""
 
     mean: float
-    slope: float
-    """Per second."""
     spread: float
     """Weighted standard deviation of the points around the line."""
 
@@ -39,7 +37,7 @@ def fit_line(points: Sequence[Point]) -> Line:
     width = math.fsum(point.weight * (point.time - middle) ** 2 for point in points) / weight
     lean = math.fsum(point.weight * (point.time - middle) * (point.value - mean) for point in points) / weight
     if width <= 0:
-        return Line(mean, 0.0, 0.0)
+        return Line(mean, 0.0)
     slope = lean / width
     residual = (
         math.fsum(
@@ -47,4 +45,4 @@ def fit_line(points: Sequence[Point]) -> Line:
         )
         / weight
     )
-    return Line(mean, slope, math.sqrt(residual))
+    return Line(mean, math.sqrt(residual))

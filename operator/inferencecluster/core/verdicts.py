@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from inferencecluster.core.allocation import Target
-from inferencecluster.core.demand import Demand
+from inferencecluster.core.demand import SOURCES_DISAGREE, Demand
 from inferencecluster.core.fleet import PoolName, gpus_held
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import Observation
@@ -156,9 +156,9 @@ def routers_missing(situation: Situation) -> Verdict | None:
 
 
 def metrics_missing(situation: Situation) -> Verdict | None:
-    """Prometheus' signals are missing."""
+    """Prometheus' signals are missing. One that was never configured is not waited for."""
     missing = situation.observation.metrics
-    if not isinstance(missing, Missing):
+    if not isinstance(missing, Missing) or not situation.observation.has_prometheus:
         return None
     return Verdict(
         "PrometheusUnavailable",
@@ -169,9 +169,9 @@ def metrics_missing(situation: Situation) -> Verdict | None:
 def sources_doubted(situation: Situation) -> Verdict | None:
     """All sources answer, and one of them is not believed."""
     demand = situation.demand
-    if isinstance(demand, Missing) or demand.complete:
+    if isinstance(demand, Missing) or all(gap.reason != SOURCES_DISAGREE for gap in demand.gaps):
         return None
-    return Verdict(demand.gaps[0].reason, "routers and Prometheus count different loads: no pool shrinks")
+    return Verdict(SOURCES_DISAGREE, "routers and Prometheus count different loads: no pool shrinks")
 
 
 def held_up(situation: Situation) -> Verdict | None:
@@ -262,8 +262,7 @@ def conditions(situation: Situation) -> tuple[Condition, ...]:
         _good(
             ConditionType.METRICS_AVAILABLE,
             evaluate(METRICS, situation),
-            "Available",
-            "routers and Prometheus answer",
+            *_sources(situation),
         ),
         _bad(
             ConditionType.SCALING_LIMITED,
@@ -287,6 +286,16 @@ def _readiness(situation: Situation) -> tuple[str, str]:
     if any(target.replicas for target in situation.targets):
         return WAKING, "the first replicas start; the routers hold requests until they serve"
     return SCALED_TO_ZERO, "no pool wants a replica"
+
+
+def _sources(situation: Situation) -> tuple[str, str]:
+    """Where the signals come from while nothing is wrong with them."""
+    if situation.observation.has_prometheus:
+        return "Available", "routers and Prometheus answer"
+    return (
+        "RoutersOnly",
+        "the routers answer; no Prometheus is configured, so that latencies and utilisation are not seen",
+    )
 
 
 def _good(kind: ConditionType, verdict: Verdict | None, reason: str, message: str) -> Condition:

@@ -8,7 +8,7 @@ from typing import Final
 
 from inferencecluster.api.engine import Emulation
 from inferencecluster.api.hardware import kv_bytes_per_token, link_bytes_per_second
-from inferencecluster.api.names import ENGINE_PORT
+from inferencecluster.api.names import EMULATED_ENGINE, ENGINE_PORT
 from inferencecluster.render.context import PoolContext
 from inferencecluster.render.engineparts import CONFIG_DIRECTORY, EngineParts, ProbeTiming
 from inferencecluster.render.manifest import Manifest
@@ -43,7 +43,7 @@ def emulated_engine(context: PoolContext) -> EngineParts:
     served_name = context.cluster.spec.model.served_name or context.cluster.spec.model.source
     return EngineParts(
         image=engine.image,
-        command=("emulated-engine",),
+        command=(EMULATED_ENGINE,),
         arguments=(
             *("serve", "--host", "0.0.0.0", "--port", str(ENGINE_PORT)),  # noqa: S104 - a Pod's only address
             *("--model", served_name, "--config", f"{CONFIG_DIRECTORY}/{CONFIG_FILE}"),
