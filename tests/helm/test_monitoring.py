@@ -14,6 +14,7 @@ from tests.exposition import operator_families, router_families
 from tests.helm.test_chart import CHART, IMAGE, NAME, Manifest, render
 
 from inferencecluster.adapters import prometheus
+from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.replacement import (
     ENGINE_CRASHED,
     IMAGE_PULL_FAILED,
