@@ -21,7 +21,7 @@ from inferencecluster.adapters.informer import ObjectKey
 from inferencecluster.controller.metrics import OperatorMetrics
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.missing import Missing
-from inferencecluster.core.observation import MetricsSample
+from inferencecluster.core.observation import MetricsSample, PoolUtilization
 from inferencecluster.core.replacement import (
     ENGINE_CRASHED,
     IMAGE_PULL_FAILED,
@@ -73,7 +73,8 @@ def exposed() -> dict[str, dict[str, set[str]]]:
     """Series name -> label -> values, of an operator that knows one cluster and a router that knows one replica."""
     key = ObjectKey("team", "demo")
     operator = OperatorMetrics()
-    seen = MetricsSample(make_flow(1.0), ttft_seconds=0.3, itl_seconds=0.03)
+    use = dict.fromkeys(PoolName, PoolUtilization(0.3, 0.9))
+    seen = MetricsSample(make_flow(1.0), ttft_seconds=0.3, itl_seconds=0.03, utilization=use)
     operator.observed(key, make_observation(make_spec(), metrics=seen))
     told = tuple(Condition(kind, ConditionStatus.FALSE, "Reason", "") for kind in ConditionType)
     prefill, decode, mixed = (PoolStatus(name, 1, 1, 1, 0, 0, 0, 4, Missing("No")) for name in PoolName)
