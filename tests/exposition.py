@@ -15,7 +15,7 @@ from inferencecluster.adapters.informer import ObjectKey
 from inferencecluster.controller.metrics import OperatorMetrics
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.missing import Missing
-from inferencecluster.core.observation import MetricsSample
+from inferencecluster.core.observation import MetricsSample, PoolUtilization
 from inferencecluster.core.status import (
     ClusterStatus,
     Condition,
@@ -47,7 +47,8 @@ def operator_families() -> list[Metric]:
     """Everything that the operator exposes, with samples."""
     key = ObjectKey("team", "demo")
     operator = OperatorMetrics()
-    seen = MetricsSample(make_flow(1.0), ttft_seconds=0.3, itl_seconds=0.03)
+    use = dict.fromkeys(PoolName, PoolUtilization(0.3, 0.9))
+    seen = MetricsSample(make_flow(1.0), ttft_seconds=0.3, itl_seconds=0.03, utilization=use)
     spec = make_spec()
     prefill, decode, mixed = (replace(pool, price_per_gpu_hour=2.5, watts_per_gpu=700) for pool in spec.pools)
     priced = replace(spec, pools=(prefill, decode, mixed))

@@ -1,4 +1,4 @@
-"""The numbers of docs/scenarios.md: `python -m benches.scenarios [--write | --check]`, some seconds."""
+"""The numbers of docs/scenarios.md: `python -m benches.scenarios [--write | --check]`, half a minute: days are simulated."""
 
 from __future__ import annotations
 

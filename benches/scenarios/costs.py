@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from benches.scenarios.load import (
-    CONVERSATION,
-    TARGET,
+from benches.scenarios.followed import (
+    HOURS,
+    WINDOWS,
+    Followed,
     day,
-    highest_rate,
-    price,
-    shape,
-    window,
+    day_requests,
+    follow,
+    height,
+    steady_requests,
 )
+from benches.scenarios.load import CONVERSATION, TARGET, highest_rate, price, shape, window
 from benches.scenarios.markdown import table
-from inferencecluster.core.missing import Missing
 from inferencecluster.planner.catalogue import PricedGpu
-from inferencecluster.planner.cost import charge
 from inferencecluster.planner.designs import Design, Disaggregated, Mixed, PoolShape
-from inferencecluster.planner.search import Fitted, fit
 from inferencecluster.planner.traffic import Traffic, Window
 from inferencecluster.simulator.hardware import GPU_FACTS
+from inferencecluster.simulator.workload import Request
 
-BOOT_SECONDS: Final = 120.0
+REASONING: Final = (500, 4000)
+"""Prompt and output tokens of a model that thinks aloud: some ten requests a second fill ten GPUs, so that a day is simulated in seconds."""
+STEADY_SECONDS: Final = 600.0
+"""Of an even load: some four lives of such a request, after as much warm-up."""
+DAYS: Final = 24 / HOURS
+"""Hours of a day over those that it is simulated in: dollars of the short day become those of a whole one."""
 SMALL_GPU_DOLLARS: Final = 2.50
 """Of the first scenario's source."""
 FLEET: Final = 10
@@ -32,6 +37,8 @@ TROUGH: Final = 0.25
 """Of the seasonal scenario: 500 queries an hour, 2,000 at the peak."""
 OFFLOADED: Final = 0.5
 """Share of the requests that a small model answers, at the peak."""
+PEAK_SHARE: Final = 0.5
+"""Load over the highest one from which on it answers them."""
 SPLITWISE_DOLLARS: Final = {"a100": 17.6 / 8, "h100": 38.0 / 8}
 """Per GPU-hour (Splitwise, table I)."""
 SPLITWISE_GPUS: Final = 40 * 8
@@ -40,102 +47,129 @@ CAPPED: Final = 0.7
 """Of a token machine's power (Splitwise, HHcap)."""
 
 
-def fitted(design: Design, traffic: Traffic) -> Fitted:
-    """At the default target, which these scenarios' hardware can hold."""
-    found = fit(design, traffic, TARGET)
-    if isinstance(found, Missing):
-        raise TypeError(found.message)
-    return found
-
-
 def load_costs() -> str:
-    """Dollars per 1,000 requests of a fleet at several loads."""
+    """Dollars per 1,000 requests of a fleet at several loads and over a day: static, ideal, and as the operator sizes it."""
     design = Mixed(shape("llama-3.1-8b-bf16/h100-tp1", SMALL_GPU_DOLLARS))
-    static = FLEET * SMALL_GPU_DOLLARS
-    full = highest_rate(design, TARGET, CONVERSATION, budget=static)
+    full = highest_rate(design, TARGET, REASONING, budget=FLEET * SMALL_GPU_DOLLARS)
+    whole_day = day(window(*REASONING, rate=full), trough_share=TROUGH)
     rows = []
     for share in (0.25, 0.5, 0.8, 1.0):
         rate = share * full
-        needed = fitted(design, Traffic((window(*CONVERSATION, rate=rate),), ""))
-        followed = price(design, needed.peak)
-        rows.append(
-            [
-                f"{share:.0%} of {full:.0f} requests/s",
-                f"{static / rate / 3.6:.4f}",
-                f"{needed.peak[0]}",
-                f"{followed / rate / 3.6:.4f}",
-                f"{1 - followed / static:.0%}",
-            ]
-        )
-    traffic = day(window(*CONVERSATION, rate=full), trough_share=TROUGH)
-    cost = charge(fitted(design, traffic), traffic, boot_seconds=BOOT_SECONDS)
-    rows.append(
-        [
-            f"a day between {TROUGH:.0%} and 100%",
-            f"{cost.static.dollars / traffic.requests * 1000:.4f}",
-            f"{cost.autoscaled.gpu_hours / 24:.1f} on average",
-            f"{cost.autoscaled.dollars / traffic.requests * 1000:.4f}",
-            f"{cost.saving:.0%}",
-        ]
-    )
+        one = replace(window(*REASONING), seconds=STEADY_SECONDS, requests=rate * STEADY_SECONDS)
+        requests = steady_requests(REASONING, rate=rate, seconds=STEADY_SECONDS)
+        found = follow(design, Traffic((one,), ""), requests, planned_for=whole_day)
+        rows.append(_load_row(f"{share:.0%} of {full:.0f} requests/s", found))
+    requests = day_requests(REASONING, peak_rate=full, trough_share=TROUGH)
+    found = follow(design, whole_day, requests)
+    rows.append(_load_row(f"a day between {TROUGH:.0%} and 100%", found))
     header = [
         "load",
-        f"$ per 1,000 on {FLEET} GPUs",
-        "GPUs that hold the SLO",
-        "$ per 1,000 on those",
+        f"static, {FLEET} GPUs: $ per 1,000",
+        "ideal: GPUs",
+        "$ per 1,000",
         "saved",
+        "operator, simulated: $ per 1,000",
+        "saved",
+        "in time",
     ]
     return table(header, rows)
 
 
+def _load_row(name: str, found: Followed) -> list[str]:
+    traffic, ideal = found.option.traffic, found.option.cost.autoscaled
+    static = FLEET * SMALL_GPU_DOLLARS * traffic.hours
+    thousands = traffic.requests / 1000
+    return [
+        name,
+        f"{static / thousands:.3f}",
+        f"{ideal.gpu_hours / traffic.hours:.1f}",
+        f"{ideal.dollars / thousands:.3f}",
+        _saved(ideal.dollars / static),
+        f"{found.dollars / thousands:.3f}",
+        _saved(found.dollars / static),
+        f"{found.in_time:.1%}",
+    ]
+
+
+def _saved(share_paid: float) -> str:
+    """Adding 0 turns -0 % into 0 %."""
+    return f"{round(1 - share_paid, 2) + 0.0:.0%}"
+
+
 def seasons() -> str:
-    """A day whose peak needs four large replicas, with and without a small model beside it."""
+    """A day whose peak needs four large replicas, with and without a small model beside it: ideal, and as the operator sizes it."""
     large = Mixed(shape("llama-3.1-70b-fp8/h200-tp2"))
     small = Mixed(shape("llama-3.1-8b-bf16/h100-tp1"))
-    rate = highest_rate(large, TARGET, CONVERSATION, budget=4 * large.shape.dollars_per_hour)
-    peak = window(*CONVERSATION, rate=rate)
-    traffic = day(peak, trough_share=TROUGH)
-    whole = charge(fitted(large, traffic), traffic, boot_seconds=BOOT_SECONDS)
+    rate = highest_rate(large, TARGET, REASONING, budget=4 * large.shape.dollars_per_hour)
+    traffic = day(window(*REASONING, rate=rate), trough_share=TROUGH)
+    requests = day_requests(REASONING, peak_rate=rate, trough_share=TROUGH)
     kept = replace(traffic, windows=tuple(_kept(one, rate) for one in traffic.windows))
     away = replace(traffic, windows=tuple(_offloaded(one, rate) for one in traffic.windows))
-    bills = [
-        charge(fitted(design, part), part, boot_seconds=BOOT_SECONDS)
-        for design, part in ((large, kept), (small, away))
-    ]
-    at_peak = [
-        price(design, fitted(design, Traffic((peak.scaled(share),), "")).peak)
-        for design, share in ((large, 1.0), (large, 1 - OFFLOADED), (small, OFFLOADED))
-    ]
+    stay, leave = routed(requests)
+    whole = [follow(large, traffic, requests)]
+    parted = [follow(large, kept, stay), follow(small, away, leave)]
+    static = whole[0].option.cost.static.dollars
+    at_peak = 4 * large.shape.dollars_per_hour
     rows = [
-        ["four large replicas all day", f"{at_peak[0]:.2f}", f"{whole.static.dollars:.0f}", "-"],
-        [
-            "following the demand",
-            f"{at_peak[0]:.2f}",
-            f"{whole.autoscaled.dollars:.0f}",
-            f"{whole.saving:.0%}",
-        ],
-        _offload_row(at_peak, sum(bill.autoscaled.dollars for bill in bills), whole.static.dollars),
+        ["four large replicas all day", f"{at_peak:.2f}", f"{static * DAYS:.0f}", "-", "-", "-", "-"],
+        _season_row("following the demand", whole, static),
+        _season_row(
+            f"following, {OFFLOADED:.0%} to a small model while the load is above half of the peak",
+            parted,
+            static,
+        ),
     ]
-    return f"The peak is {rate:.1f} requests/s, the night {rate * TROUGH:.1f}.\n\n" + table(
-        ["", "$/h at the peak", "$ a day", "saved"], rows
+    header = [
+        "",
+        "ideal: $/h at the peak",
+        "$ a day",
+        "saved",
+        "operator, simulated: $ a day",
+        "saved",
+        "in time",
+    ]
+    return f"The peak is {rate:.1f} requests/s, the night {rate * TROUGH:.1f}.\n\n" + table(header, rows)
+
+
+def _season_row(name: str, clusters: Sequence[Followed], static: float) -> list[str]:
+    busiest = max(
+        range(WINDOWS), key=lambda index: sum(one.option.traffic.windows[index].rate for one in clusters)
     )
-
-
-def _offload_row(at_peak: list[float], dollars: float, static: float) -> list[str]:
+    at_peak = sum(price(one.option.design, one.option.fitted.sizes[busiest]) for one in clusters)
+    ideal = sum(one.option.cost.autoscaled.dollars for one in clusters)
+    paid = sum(one.dollars for one in clusters)
+    in_time = sum(one.in_time * one.requests for one in clusters) / sum(one.requests for one in clusters)
     return [
-        f"following, {OFFLOADED:.0%} to a small model while the load is above half of the peak",
-        f"{at_peak[1] + at_peak[2]:.2f}",
-        f"{dollars:.0f}",
-        f"{1 - dollars / static:.0%}",
+        name,
+        f"{at_peak:.2f}",
+        f"{ideal * DAYS:.0f}",
+        _saved(ideal / static),
+        f"{paid * DAYS:.0f}",
+        _saved(paid / static),
+        f"{in_time:.1%}",
     ]
+
+
+def routed(requests: Iterable[Request]) -> tuple[list[Request], list[Request]]:
+    """Those that stay with the large model and those that a gateway sends to the small one, evenly among the requests of the peak."""
+    stay: list[Request] = []
+    leave: list[Request] = []
+    seen = 0
+    for request in requests:
+        load = height(request.arrival / (HOURS * 3600), trough_share=TROUGH)
+        is_peak = load > PEAK_SHARE
+        seen += is_peak
+        leaves = is_peak and int(seen * OFFLOADED) > int((seen - 1) * OFFLOADED)
+        (leave if leaves else stay).append(request)
+    return stay, leave
 
 
 def _kept(one: Window, peak_rate: float) -> Window:
-    return one.scaled(1 - OFFLOADED) if one.rate > peak_rate / 2 else one
+    return one.scaled(1 - OFFLOADED) if one.rate > PEAK_SHARE * peak_rate else one
 
 
 def _offloaded(one: Window, peak_rate: float) -> Window:
-    return one.scaled(OFFLOADED if one.rate > peak_rate / 2 else 0.0)
+    return one.scaled(OFFLOADED if one.rate > PEAK_SHARE * peak_rate else 0.0)
 
 
 def objectives() -> str:

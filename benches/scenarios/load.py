@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 from inferencecluster.core.missing import Missing
@@ -13,13 +11,12 @@ from inferencecluster.planner.capacity import Target
 from inferencecluster.planner.catalogue import PricedGpu
 from inferencecluster.planner.designs import Design, PoolShape, Sizes
 from inferencecluster.planner.search import fit
-from inferencecluster.planner.traffic import Traffic, Window, steady
+from inferencecluster.planner.traffic import Window, steady
 from inferencecluster.simulator.hardware import GPU_FACTS
 
 CONVERSATION: Final = (1155, 211)
 """Mean prompt and output tokens of the Azure conversation trace (2023)."""
 TARGET: Final = Target(0.9, 1.0, 0.04)
-DAY_WINDOWS: Final = 240
 BISECTIONS: Final = 30
 HIGHEST_RATE: Final = 1e6
 
@@ -34,17 +31,6 @@ def shape(profile: str, dollars_per_hour: float | None = None) -> PoolShape:
 def window(prompt_tokens: int, output_tokens: int, *, rate: float = 1.0) -> Window:
     """Requests of one length."""
     return steady(rate=rate, prompt_tokens=prompt_tokens, output_tokens=output_tokens).windows[0]
-
-
-def day(peak: Window, *, trough_share: float) -> Traffic:
-    """A sine of one day: `trough_share` of the peak rate at night."""
-    seconds = 86_400 / DAY_WINDOWS
-    windows = []
-    for index in range(DAY_WINDOWS):
-        height = (1 - math.cos(2 * math.pi * (index + 0.5) / DAY_WINDOWS)) / 2
-        rate = peak.rate * (trough_share + (1 - trough_share) * height)
-        windows.append(replace(peak, seconds=seconds, requests=rate * seconds))
-    return Traffic(tuple(windows), "one day")
 
 
 def highest(holds: Callable[[float], bool]) -> float:

@@ -108,6 +108,10 @@ def test_json_tells_service_speed_cost_and_sizes_over_time(cluster: Path, trace:
     assert document["sizes"] == [{"time": 0.0, "prefill": 1, "decode": 1, "mixed": 0}]
     assert document["timeline"][0]["replicas"] == {"prefill": 1.0, "decode": 1.0, "mixed": 0.0}
     assert document["boot_seconds"] == 30.0
+    # A prompt of 70.4 ms every 2 s: tensor pipes are active for 92 % of that.
+    prefill = document["utilization"]["prefill"]
+    assert prefill["gpus"] == pytest.approx(2.0)
+    assert prefill["useful_gpus"] == pytest.approx(2 * 0.92 * 0.0704 / 2, rel=0.01)
 
 
 def test_equal_runs_print_the_same_and_another_seed_moves_the_copies(cluster: Path, trace: Path) -> None:

@@ -246,3 +246,29 @@ def test_bad_questions_end_with_status_2_and_say_what_to_do(arguments: tuple[str
     assert result.stderr.startswith("error: ")
     assert message in result.stderr
     assert not result.stdout
+
+
+TRANSCRIPTION = (
+    *("--model", "llama-3.1-8b-bf16", "--gpu", "a100=2.5"),
+    *("--rate", "0.28", "--prompt-tokens", "300", "--output-tokens", "250"),
+)
+
+
+def test_a_refusal_names_the_levers_that_would_reach_the_target_and_their_cost() -> None:
+    result = run(*TRANSCRIPTION, "--itl-ms", "8", "--format", "json")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    refusal, header, way, *unknown = result.stderr.splitlines()
+    assert "a step over one sequence is longer than the ITL of 8 ms" in refusal
+    assert "ESTIMATE" in header
+    assert way.startswith(
+        "  speculation, 3 drafts at 70%: 5.0 ms per token alone; mixed a100 x1: 1 mixed, 1 GPUs, $2.50 per hour"
+    )
+    assert way.endswith("a draft head; full batches gain least")
+    assert "  FP8 weights is not known here: a100 has no FP8 arithmetic" in unknown
+
+
+def test_a_refusal_that_no_lever_helps_says_so() -> None:
+    result = run(*TRANSCRIPTION, "--itl-ms", "1", "--acceptance", "0.3")
+    assert result.exit_code == 2
+    assert "no lever reaches it on these GPUs either" in result.stderr

@@ -24,9 +24,9 @@ from inferencecluster.controller.metrics import OperatorMetrics
 from inferencecluster.controller.server import build_app, scrape_targets
 from inferencecluster.controller.settings import read_settings
 from inferencecluster.core.errors import SpecError
-from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.fleet import Lifecycle, PoolName
 from inferencecluster.core.missing import Missing
-from inferencecluster.core.observation import NOT_CONFIGURED, MetricsSample
+from inferencecluster.core.observation import NOT_CONFIGURED, MetricsSample, PoolUtilization
 from inferencecluster.core.status import (
     ClusterStatus,
     Condition,
@@ -256,7 +256,9 @@ def test_the_series_of_a_cluster_that_is_gone_go_with_it() -> None:
     metrics = OperatorMetrics()
     metrics.reported(KEY, status_of(4), at=0.0)
     metrics.decided(KEY, DecisionRecord(0.0, PoolName.DECODE, 1, 2, "Why", "", ()))
-    metrics.observed(KEY, make_observation(make_spec()))
+    use = {PoolName.DECODE: PoolUtilization(0.3, 0.9)}
+    seen = MetricsSample(make_flow(1.0), ttft_seconds=0.3, itl_seconds=0.03, utilization=use)
+    metrics.observed(KEY, make_observation(make_spec(), metrics=seen))
     metrics.conditions(KEY, (Condition(ConditionType.READY, ConditionStatus.TRUE, "Serving", ""),))
     metrics.forced_drains.labels(KEY.namespace, KEY.name).inc()
     assert b'cluster="demo"' in metrics.render()
@@ -395,3 +397,29 @@ def test_what_pools_cost_and_draw_is_told_where_the_spec_tells_prices() -> None:
 
     assert told == [15.0, None, 4200.0, None]
     assert gone is None
+
+
+def test_useful_gpus_are_told_of_pools_whose_activity_is_measured_and_of_no_other() -> None:
+    metrics = OperatorMetrics()
+    booting, *ready = [replace(replica, gpus=2) for replica in make_fleet(3, 2)]
+    fleet = [replace(booting, lifecycle=Lifecycle.STARTING), *ready]
+    seen = MetricsSample(
+        make_flow(1.0),
+        ttft_seconds=0.3,
+        itl_seconds=0.03,
+        utilization={
+            PoolName.PREFILL: PoolUtilization(tensor_active=0.5, dram_active=0.9),
+            PoolName.DECODE: PoolUtilization(tensor_active=0.1, dram_active=0.75),
+        },
+    )
+
+    def told(pool: str) -> float | None:
+        return sample(metrics, "inferencecluster_pool_useful_gpus", pool=pool)
+
+    metrics.observed(KEY, make_observation(make_spec(), fleet, metrics=seen))
+    assert [told(pool) for pool in PoolName] == [4 * 0.5, 4 * 0.75, None]
+    unseen = replace(seen, utilization={PoolName.DECODE: PoolUtilization(0.0, 0.0)})
+    metrics.observed(KEY, make_observation(make_spec(), fleet, metrics=unseen))
+    assert [told(pool) for pool in PoolName] == [None, 0.0, None]
+    metrics.observed(KEY, make_observation(make_spec(), fleet, metrics=Missing("Down")))
+    assert [told(pool) for pool in PoolName] == [None, None, None]

@@ -5,6 +5,8 @@ from benches.scenarios.__main__ import DOCUMENT, blocks
 from benches.scenarios.markdown import filled
 
 
+@pytest.mark.simulation
+@pytest.mark.timeout(300)
 def test_the_document_shows_what_the_code_computes() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     assert filled(text, blocks()) == text, (

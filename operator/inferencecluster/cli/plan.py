@@ -13,15 +13,16 @@ from rich.console import Console
 
 from inferencecluster.cli.numbers import LONGEST_BOOT_SECONDS, finite
 from inferencecluster.cli.paper import answer_console
-from inferencecluster.cli.plan_report import Answer, document, print_tables, summary
+from inferencecluster.cli.plan_report import Answer, document, print_tables, summary, ways
 from inferencecluster.cli.render import EXIT_BAD_INPUT, to_yaml
 from inferencecluster.cli.trace_file import JITTER_SECONDS, MAX_COPIES, read_requests
 from inferencecluster.core.errors import SpecError
-from inferencecluster.planner.answer import Objective, Option, Plan, Question, plan
+from inferencecluster.planner.answer import NothingHoldsError, Objective, Option, Plan, Question, plan
 from inferencecluster.planner.capacity import Target
 from inferencecluster.planner.catalogue import find_model, gpus_for, parse_gpu
 from inferencecluster.planner.levers import Speculation, Surroundings, staircase
 from inferencecluster.planner.manifest import manifest
+from inferencecluster.planner.reach import reach
 from inferencecluster.planner.traffic import Traffic, from_requests, steady
 from inferencecluster.planner.verify import Confirmed, SimulatorVerifier, confirm
 from inferencecluster.render.trtllm.versions import EngineVersion, parse_version, require_supported
@@ -95,7 +96,10 @@ def plan_command(
     acceptance: Annotated[
         float,
         typer.Option(
-            help="Share of draft tokens accepted, for the staircase.", min=0.0, max=1.0, callback=finite
+            help="Share of draft tokens accepted, for the staircase and the ways out of a refusal.",
+            min=0.0,
+            max=1.0,
+            callback=finite,
         ),
     ] = 0.7,
     draft_tokens: Annotated[int, typer.Option(help="Draft tokens per step.", min=1, max=16)] = 3,
@@ -125,6 +129,11 @@ def plan_command(
         )
         speculation = Speculation(draft_tokens, acceptance)
         answer = _answer(question, requests, version=version, speculation=speculation, verify=verify)
+    except NothingHoldsError as error:
+        typer.echo(f"error: {error}", err=True)
+        for line in ways(reach(error.question, version=version, speculation=speculation), speculation):
+            typer.echo(line, err=True)
+        raise typer.Exit(EXIT_BAD_INPUT) from None
     except SpecError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(EXIT_BAD_INPUT) from None

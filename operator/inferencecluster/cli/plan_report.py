@@ -14,7 +14,8 @@ from inferencecluster.planner.answer import Objective, Option, Plan, verdict, wh
 from inferencecluster.planner.catalogue import PRICES_AS_OF
 from inferencecluster.planner.cost import Bill
 from inferencecluster.planner.designs import Disaggregated, Mixed
-from inferencecluster.planner.levers import Staircase, Surroundings
+from inferencecluster.planner.levers import COSTS, Lever, Speculation, Staircase, Surroundings
+from inferencecluster.planner.reach import Reach, Way
 from inferencecluster.planner.verify import Confirmed, Verified
 from inferencecluster.render.manifest import Manifest
 
@@ -120,6 +121,30 @@ def shown(found: Plan) -> list[Option]:
     best = [found.best_of(Mixed), found.best_of(Disaggregated)]
     late = [option for option in best if option is not None and option not in found.options[: RUNNERS_UP + 1]]
     return [*found.options[: RUNNERS_UP + 1], *late]
+
+
+def ways(found: Reach, speculation: Speculation) -> list[str]:
+    """What follows a refusal: levers that would hold the SLO, what they would cost, and what they are worth."""
+    if not found.ways:
+        lines = ["no lever reaches it on these GPUs either, by the model's estimate"]
+    else:
+        lines = [
+            "what would reach it, by the model's ESTIMATE (no fit, nothing simulated, accuracy untested):"
+        ]
+    lines += [f"  {_way(way, speculation)}" for way in found.ways]
+    return [*lines, *(f"  {lever} is not known here: {reason}" for lever, reason in found.unknown)]
+
+
+def _way(way: Way, speculation: Speculation) -> str:
+    option = way.option
+    names = (speculation.name if lever is Lever.SPECULATION else lever.value for lever in way.levers)
+    scale = "" if option.scale == 1.0 else f"{option.scale:.2f} times the load, "
+    return (
+        f"{' + '.join(names)}: {way.token_milliseconds:.1f} ms per token alone; {option.design.name}: {sizes_text(option)}, "
+        f"{option.fitted.peak_gpus} GPUs, {scale}${option.cost.static.dollars / option.traffic.hours:.2f} per hour at the peak, "
+        f"${option.dollars_per_thousand:.3g} per 1,000 requests; the price beside money: "
+        f"{'; '.join(COSTS[lever] for lever in way.levers)}"
+    )
 
 
 def _bill(bill: Bill) -> str:

@@ -73,17 +73,31 @@ def headline(document: Mapping[str, Any]) -> str:
 
 
 def costs(document: Mapping[str, Any]) -> list[str]:
-    """GPU-hours and what changed."""
+    """GPU-hours, how many of the GPUs did work, and what changed."""
     hours, static = document["gpu_hours"], document["gpu_hours_static_peak"]
     saved = f" ({1 - hours / static:.0%} less)" if static else ""
     money = f", ${document['dollars']:,.2f}" if document["dollars"] else ""
     return [
         f"{hours:,.1f} GPU-hours{money}; its peak of {document['peak_gpus']} GPUs all the time: {static:,.1f}{saved}",
+        *_useful(document["utilization"]),
         (
             f"{document['scale_events']} changes of size, {document['conversions']} conversions, "
             f"{document['preemptions']} preemptions, {document['replica_failures']} replicas failed"
         ),
     ]
+
+
+def _useful(pools: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """One line (`core.useful` defines the figure), or none where nothing was held."""
+    if not pools:
+        return []
+    parts = [
+        f"{name} {use['useful_gpus']:.1f} of {use['gpus']:.1f} (tensor pipe {use['tensor_active']:.0%}, "
+        f"memory bus {use['dram_active']:.0%} active)"
+        for name, use in pools.items()
+    ]
+    useful, held = (sum(use[key] for use in pools.values()) for key in ("useful_gpus", "gpus"))
+    return [f"useful GPUs: {useful:.1f} of {held:.1f} on average: {', '.join(parts)}"]
 
 
 def timeline(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:

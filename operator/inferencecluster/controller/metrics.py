@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from inferencecluster.adapters.informer import ObjectKey
+from inferencecluster.core.fleet import Lifecycle, PoolName
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import NOT_CONFIGURED, Observation
 from inferencecluster.core.status import (
@@ -18,6 +19,7 @@ from inferencecluster.core.status import (
     ConditionType,
     DecisionRecord,
 )
+from inferencecluster.core.useful import useful_gpus
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 _PREFIX: Final = "inferencecluster"
@@ -66,6 +68,12 @@ class OperatorMetrics:
         )
         self._gpus = self._gauge("gpus", "GPUs of all existing replicas.", *_CLUSTER)
         self._budget = self._gauge("budget_gpus", "The cluster's cap on GPUs.", *_CLUSTER)
+        self._useful = self._gauge(
+            "pool_useful_gpus",
+            "Ready GPUs of a pool times the activity of what bounds its phase, where it is measured: the tensor pipe in prefill, "
+            "the memory bus in decode, the busier one in mixed.",
+            *_POOL,
+        )
         self._price = self._gauge(
             "pool_price_per_hour",
             "Price of a pool's existing replicas for an hour, where pricePerGpuHour tells.",
@@ -113,6 +121,7 @@ class OperatorMetrics:
             missing = isinstance(source, Missing) and source.reason != NOT_CONFIGURED
             self._missing.labels(key.namespace, key.name, signal).set(missing)
         self._spending(key, observation)
+        self._use(key, observation)
         metrics, slo = observation.metrics, observation.spec.slo
         for latency, target in (("ttft", slo.ttft_seconds), ("itl", slo.itl_seconds)):
             labels = (key.namespace, key.name, latency)
@@ -133,6 +142,22 @@ class OperatorMetrics:
                     gauge.remove(*labels)
                 else:
                     gauge.labels(*labels).set(gpus * each)
+
+    def _use(self, key: ObjectKey, observation: Observation) -> None:
+        """Useful GPUs; no series of a pool whose utilisation is not known. What boots is not counted: it may hold GPUs, but does nothing."""
+        metrics = observation.metrics
+        known = {} if isinstance(metrics, Missing) else metrics.utilization
+        for pool in PoolName:
+            labels = (key.namespace, key.name, pool.value)
+            if pool not in known:
+                self._useful.remove(*labels)
+                continue
+            ready = (
+                replica.gpus
+                for replica in observation.replicas
+                if replica.home is pool and replica.lifecycle is Lifecycle.READY
+            )
+            self._useful.labels(*labels).set(useful_gpus(pool, sum(ready), known[pool]))
 
     def reported(self, key: ObjectKey, status: ClusterStatus, *, at: float) -> None:
         """Sizes after one look at monotonic time `at`, and the GPU time since the look before."""
@@ -171,7 +196,7 @@ class OperatorMetrics:
         cluster = {"namespace": key.namespace, "cluster": key.name}
         for metric in (
             *(self._gpus, self._budget, self.gpu_seconds, self._missing, self.decisions),
-            *(self._replicas, self._desired, self._recommended, self._price, self._watts),
+            *(self._replicas, self._desired, self._recommended, self._useful, self._price, self._watts),
             *(self._condition, self.forced_drains, self._latency, self._latency_target),
         ):
             metric.remove_by_labels(cluster)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Final
 
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.missing import Missing
@@ -74,6 +75,25 @@ class Rejected:
     reason: str
 
 
+class NothingHoldsError(SpecError):
+    """No design of the model as it was fitted holds the SLO."""
+
+    def __init__(self, question: Question, rejected: tuple[Rejected, ...]) -> None:
+        target = question.target
+        reasons = "; ".join(f"{item.design.name}: {item.reason}" for item in rejected[:_SHOWN_REASONS])
+        self.question = question
+        super().__init__(
+            field="--ttft-ms, --itl-ms, --max-gpus",
+            value=f"{target.ttft_seconds * 1000:.0f}, {target.itl_seconds * 1000:.0f}, {question.max_gpus or 'unlimited'}",
+            rule=f"no design holds them for {target.share:.0%} of the requests ({reasons})",
+            advice="allow more latency or GPUs, or another GPU",
+        )
+
+
+_SHOWN_REASONS: Final = 4
+"""Enough to see the pattern on a terminal."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The answer."""
@@ -93,15 +113,15 @@ class Plan:
         return next((option for option in self.options if isinstance(option.design, kind)), None)
 
     def without_best(self, reason: str) -> Plan:
-        """The plan after the best option has been refuted. Raises `SpecError` when none is left."""
+        """The plan after the best option has been refuted. Raises `NothingHoldsError` when none is left."""
         rejected = (*self.rejected, Rejected(self.best.design, reason))
         if len(self.options) == 1:
-            raise _nothing_holds(self.question, rejected)
+            raise NothingHoldsError(self.question, rejected)
         return replace(self, options=self.options[1:], rejected=rejected)
 
 
 def plan(question: Question) -> Plan:
-    """All designs, fitted and in order. Raises `SpecError` when none holds the SLO."""
+    """All designs, fitted and in order. Raises `NothingHoldsError` when none holds the SLO."""
     if question.objective is Objective.THROUGHPUT and question.max_gpus is None:
         raise SpecError(
             field="--max-gpus",
@@ -112,13 +132,13 @@ def plan(question: Question) -> Plan:
     options: list[Option] = []
     rejected: list[Rejected] = []
     for design in candidates(profiles_of(question.model.model, question.gpus), question.gpus):
-        found = _option(design, question)
+        found = evaluate(design, question)
         if isinstance(found, Missing):
             rejected.append(Rejected(design, found.message))
         else:
             options.append(found)
     if not options:
-        raise _nothing_holds(question, tuple(rejected))
+        raise NothingHoldsError(question, tuple(rejected))
     options.sort(key=lambda option: score(question.objective, option))
     return Plan(question, tuple(options), tuple(rejected))
 
@@ -177,7 +197,8 @@ def _lags(objective: Objective, difference: float) -> str:
             return f"serves {difference:.0%} less"
 
 
-def _option(design: Design, question: Question) -> Option | Missing:
+def evaluate(design: Design, question: Question) -> Option | Missing:
+    """One design at the sizes that hold the SLO; Missing says why there are none."""
     traffic, scale = question.traffic, 1.0
     if question.objective is Objective.THROUGHPUT and question.max_gpus is not None:
         fitted = fit(design, traffic, question.target)
@@ -194,18 +215,3 @@ def _option(design: Design, question: Question) -> Option | Missing:
             "TooFewGpus", f"needs {fitted.peak_gpus} GPUs at its peak of {question.max_gpus} allowed"
         )
     return Option(fitted, charge(fitted, traffic, boot_seconds=question.boot_seconds), traffic, scale)
-
-
-def _nothing_holds(question: Question, rejected: tuple[Rejected, ...]) -> SpecError:
-    target = question.target
-    reasons = "; ".join(f"{item.design.name}: {item.reason}" for item in rejected[:_SHOWN_REASONS])
-    return SpecError(
-        field="--ttft-ms, --itl-ms, --max-gpus",
-        value=f"{target.ttft_seconds * 1000:.0f}, {target.itl_seconds * 1000:.0f}, {question.max_gpus or 'unlimited'}",
-        rule=f"no design holds them for {target.share:.0%} of the requests ({reasons})",
-        advice="allow more latency or GPUs, or another GPU",
-    )
-
-
-_SHOWN_REASONS = 4
-"""Enough to see the pattern on a terminal."""

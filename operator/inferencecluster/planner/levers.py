@@ -8,8 +8,11 @@ for others; that is why users may exceed the sequences in flight. A lever that t
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final, assert_never
 
 from inferencecluster.core.perfmodel import DecodeModel, PerformanceModel
 from inferencecluster.core.profiles import Profile
@@ -20,6 +23,7 @@ from inferencecluster.planner.capacity import (
     highest_rate_prefill,
     prefill_prompt,
 )
+from inferencecluster.planner.catalogue import GpuSheet
 from inferencecluster.planner.chunked import MixedPhase, highest_rate_mixed
 from inferencecluster.planner.roofline import Machine, Precision, kv_bytes, recast
 from inferencecluster.planner.traffic import Window
@@ -37,6 +41,43 @@ FP4_KV_SINCE: Final = EngineVersion(1, 3, 0, candidate=7)
 """`--kv_cache_dtype nvfp4`."""
 
 
+class Lever(StrEnum):
+    """What changes the speed of the same model on the same GPUs."""
+
+    FP8_WEIGHTS = "FP8 weights"
+    FP8_CACHE = "FP8 KV cache"
+    FP4_CACHE = "FP4 KV cache"
+    SPECULATION = "speculative decoding"
+
+
+COSTS: Final[Mapping[Lever, str]] = MappingProxyType(
+    {
+        Lever.FP8_WEIGHTS: "a quantised checkpoint: check its accuracy",
+        Lever.FP8_CACHE: "attention in 8 bits: check long contexts",
+        Lever.FP4_CACHE: "attention in 4 bits: check every task",
+        Lever.SPECULATION: "a draft head; full batches gain least",
+    }
+)
+"""What a lever costs beside money."""
+
+
+def obstacle(lever: Lever, sheet: GpuSheet, version: EngineVersion) -> str | None:
+    """Why this GPU or this engine release does not know the lever; None when both do."""
+    match lever:
+        case Lever.FP8_WEIGHTS | Lever.FP8_CACHE if sheet.arithmetic_8_bit is None:
+            return f"{sheet.name} has no FP8 arithmetic"
+        case Lever.FP8_CACHE if version not in SECTIONS["kv_cache_config"]["dtype"]:
+            return f"TensorRT-LLM {version} has no kv_cache_config.dtype"
+        case Lever.FP4_CACHE if not sheet.has_fp4:
+            return f"{sheet.name} has no FP4"
+        case Lever.FP4_CACHE if version < FP4_KV_SINCE:
+            return f"TensorRT-LLM {version} lacks it: from {FP4_KV_SINCE} on"
+        case Lever.SPECULATION if version not in TOP_LEVEL["speculative_config"]:
+            return f"TensorRT-LLM {version} has no speculative_config"
+        case _:
+            return None
+
+
 @dataclass(frozen=True, slots=True)
 class Speculation:
     """Draft tokens per step, and the share of them that the model accepts, each given that the one before was."""
@@ -49,6 +90,11 @@ class Speculation:
         """1 + a + a**2 + ... (Leviathan et al., arXiv 2211.17192)."""
         return sum(self.acceptance**index for index in range(self.draft_tokens + 1))
 
+    @property
+    def name(self) -> str:
+        """As tables show it."""
+        return f"speculation, {self.draft_tokens} drafts at {self.acceptance:.0%}"
+
     def speed_up(self, performance: PerformanceModel) -> PerformanceModel:
         """Times per *token*: a step checks all drafts, reads weights and cache once, and makes several tokens."""
         decode, made = performance.decode, self.tokens_per_step
@@ -60,6 +106,21 @@ class Speculation:
                 decode.per_context_token_seconds / made,
             ),
         )
+
+
+def narrowed(precision: Precision, lever: Lever) -> Precision:
+    """With one lever more; speculation leaves it as it is."""
+    match lever:
+        case Lever.FP8_WEIGHTS:
+            return replace(precision, bytes_per_weight=1)
+        case Lever.FP8_CACHE:
+            return replace(precision, bytes_per_kv_element=1)
+        case Lever.FP4_CACHE:
+            return replace(precision, bytes_per_kv_element=FP4_KV_BYTES)
+        case Lever.SPECULATION:
+            return precision
+        case _:
+            assert_never(lever)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,37 +200,17 @@ class _Climb:
 
     def narrow_precision(self) -> None:
         """FP8 weights, FP8 cache, FP4 cache."""
-        sheet, version = self.machine.sheet, self.around.version
         if self.precision.bytes_per_weight == 2:
-            if sheet.arithmetic_8_bit is None:
-                self._leave_out("FP8 weights", f"{sheet.name} has no FP8 arithmetic")
-            else:
-                self._take(replace(self.precision, bytes_per_weight=1))
-                self._add("FP8 weights", self._mixed(), "a quantised checkpoint: check its accuracy")
-        if sheet.arithmetic_8_bit is None:
-            self._leave_out("FP8 KV cache", f"{sheet.name} has no FP8 arithmetic")
-        elif version not in SECTIONS["kv_cache_config"]["dtype"]:
-            self._leave_out("FP8 KV cache", f"TensorRT-LLM {version} has no kv_cache_config.dtype")
-        else:
-            self._take(replace(self.precision, bytes_per_kv_element=1))
-            self._add("FP8 KV cache", self._mixed(), "attention in 8 bits: check long contexts")
-        if not sheet.has_fp4:
-            self._leave_out("FP4 KV cache", f"{sheet.name} has no FP4")
-        elif version < FP4_KV_SINCE:
-            self._leave_out("FP4 KV cache", f"TensorRT-LLM {version} lacks it: from {FP4_KV_SINCE} on")
-        else:
-            self._take(replace(self.precision, bytes_per_kv_element=FP4_KV_BYTES))
-            self._add("FP4 KV cache", self._mixed(), "attention in 4 bits: check every task")
+            self._narrow(Lever.FP8_WEIGHTS)
+        self._narrow(Lever.FP8_CACHE)
+        self._narrow(Lever.FP4_CACHE)
 
     def speculate(self) -> None:
         """Several tokens per step."""
-        speculation, version = self.around.speculation, self.around.version
-        if version not in TOP_LEVEL["speculative_config"]:
-            self._leave_out("speculative decoding", f"TensorRT-LLM {version} has no speculative_config")
-            return
-        self.performance = speculation.speed_up(self.performance)
-        name = f"speculation, {speculation.draft_tokens} drafts at {speculation.acceptance:.0%}"
-        self._add(name, self._mixed(), "a draft head; full batches gain least", basis="estimate")
+        if self._is_known(Lever.SPECULATION):
+            speculation = self.around.speculation
+            self.performance = speculation.speed_up(self.performance)
+            self._add(speculation.name, self._mixed(), COSTS[Lever.SPECULATION], basis="estimate")
 
     def disaggregate(self) -> None:
         """Prefill on other GPUs of the same kind; their share is charged."""
@@ -200,6 +241,18 @@ class _Climb:
     @property
     def _hardware(self) -> str:
         return f"{self.machine.gpus} x {self.machine.sheet.name}"
+
+    def _narrow(self, lever: Lever) -> None:
+        if self._is_known(lever):
+            self._take(narrowed(self.precision, lever))
+            self._add(lever.value, self._mixed(), COSTS[lever])
+
+    def _is_known(self, lever: Lever) -> bool:
+        """A lever that is not known is named."""
+        reason = obstacle(lever, self.machine.sheet, self.around.version)
+        if reason is not None:
+            self._leave_out(lever.value, reason)
+        return reason is None
 
     def _leave_out(self, name: str, reason: str) -> None:
         self.left_out.append((name, reason))

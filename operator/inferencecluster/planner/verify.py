@@ -44,6 +44,17 @@ class Verified:
         return self.static_attainment >= target.share
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One run."""
+
+    requests: int
+    attainment: float
+    gpus: float
+    """Mean over the time from the first to the last arrival, as the next."""
+    dollars_per_hour: float | None
+
+
 class Verifier(Protocol):
     """Whoever can tell what an option really does."""
 
@@ -62,16 +73,8 @@ class SimulatorVerifier:
     def verify(self, option: Option, manifest: Mapping[str, Any], target: Target) -> Verified:
         """Two runs over the same requests."""
         spec = _spec_of(manifest)
-        itl = target.itl_seconds
-        hardware = {
-            name: Hardware.of_profile(shape.profile, name, itl_seconds=itl)
-            for name, shape in option.design.pools
-        }
-        if PoolName.MIXED not in hardware:
-            _, decode = option.design.pools[-1]
-            hardware[PoolName.MIXED] = Hardware.of_profile(decode.profile, PoolName.MIXED, itl_seconds=itl)
-        static = self._run(option, Scenario(_at_peak(spec, option), hardware), target)
-        followed = self._run(option, Scenario(spec, hardware, initial=_initial(option)), target)
+        static = self._run(option, Scenario(_at_peak(spec, option), _hardware(option, target)), target)
+        followed = self.autoscaled(option, manifest, target)
         return Verified(
             requests=static.requests,
             static_attainment=static.attainment,
@@ -81,7 +84,12 @@ class SimulatorVerifier:
             autoscaled_dollars_per_hour=followed.dollars_per_hour,
         )
 
-    def _run(self, option: Option, scenario: Scenario, target: Target) -> _Run:
+    def autoscaled(self, option: Option, manifest: Mapping[str, Any], target: Target) -> Served:
+        """The operator sizes the pools, within the manifest's bounds."""
+        scenario = Scenario(_spec_of(manifest), _hardware(option, target), initial=_initial(option))
+        return self._run(option, scenario, target)
+
+    def _run(self, option: Option, scenario: Scenario, target: Target) -> Served:
         """The planner's targets are absolute; the simulator's own score forgives each request its prefill."""
         met = scored = 0
 
@@ -96,20 +104,12 @@ class SimulatorVerifier:
         hours = report.seconds / 3600
         prices = {name: shape.gpu.dollars_per_hour for name, shape in option.design.pools}
         dollars = sum(report.gpu_hours[name] * price for name, price in prices.items())
-        return _Run(
+        return Served(
             requests=scored,
             attainment=met / scored if scored else 1.0,
             gpus=report.total_gpu_hours / hours if hours > 0 else 0.0,
             dollars_per_hour=dollars / hours if hours > 0 else None,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    requests: int
-    attainment: float
-    gpus: float
-    dollars_per_hour: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +150,18 @@ def _meets(journey: Journey, target: Target) -> bool:
 def _spec_of(manifest: Mapping[str, Any]) -> ClusterSpec:
     cluster = parse_cluster({**manifest, "metadata": {"namespace": "default", **manifest["metadata"]}})
     return to_core(cluster, revision=revision_of(cluster))
+
+
+def _hardware(option: Option, target: Target) -> dict[PoolName, Hardware]:
+    """Of the design's pools, and of the mixed pool that the manifest puts beside two others."""
+    itl = target.itl_seconds
+    hardware = {
+        name: Hardware.of_profile(shape.profile, name, itl_seconds=itl) for name, shape in option.design.pools
+    }
+    if PoolName.MIXED not in hardware:
+        _, decode = option.design.pools[-1]
+        hardware[PoolName.MIXED] = Hardware.of_profile(decode.profile, PoolName.MIXED, itl_seconds=itl)
+    return hardware
 
 
 def _initial(option: Option) -> dict[PoolName, int]:

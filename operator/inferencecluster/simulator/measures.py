@@ -11,6 +11,7 @@ from inferencecluster.core.decision import Decision
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.status import DecisionRecord
+from inferencecluster.simulator.activity import Activity
 from inferencecluster.simulator.hardware import Hardware
 from inferencecluster.simulator.journeys import Journey, Outcome, Path
 from inferencecluster.simulator.replicas import SimulatedReplica
@@ -67,6 +68,7 @@ class Measures:
         self._dollars = 0.0
         self._joules = 0.0
         self._peak_gpus = 0
+        self._activity = Activity(self._start)
         self._sizes: list[Sizes] = []
         self._decisions: list[DecisionRecord] = []
         self._conversions_before = 0
@@ -125,6 +127,11 @@ class Measures:
         elif self._until is None:
             self._conversions = conversions - self._conversions_before
 
+    def looked(self, now: float, replicas: Iterable[SimulatedReplica]) -> None:
+        """Engines were accounted up to `now`."""
+        if self._until is None:
+            self._activity.look(now, replicas)
+
     def decided(self, now: float, decision: Decision) -> None:
         """The operator chose sizes."""
         if self._until is not None:
@@ -136,9 +143,14 @@ class Measures:
         if now >= self._start:
             self._decisions += decision.records
 
-    def close(self, now: float) -> None:
+    def close(self, now: float, replicas: Iterable[SimulatedReplica]) -> None:
         """The last request has arrived: from here on, nothing is charged."""
         self._count_costs(now)
+        existing = tuple(replicas)
+        for replica in existing:
+            if replica.entry is not None:
+                replica.entry.engine.account(now)
+        self._activity.look(now, existing)
         self._until = now
 
     def report(self, *, policy: str, preemptions: int, failures: int) -> Report:
@@ -157,6 +169,7 @@ class Measures:
             tpot_met=self._tpot_met,
             latencies=RequestLatencies(self._ttft, self._tpot, self._e2e),
             paths={path: self._paths[path] for path in Path},
+            utilization=self._activity.over(self._gpu_seconds),
             gpu_hours={name: self._gpu_seconds[name] / 3600 for name in PoolName},
             gpu_hours_static_peak=self._peak_gpus * seconds / 3600,
             dollars=self._dollars,

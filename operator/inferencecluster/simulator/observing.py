@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
 
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.missing import Missing
@@ -19,18 +18,12 @@ from inferencecluster.core.observation import (
     RouterSample,
 )
 from inferencecluster.core.spec import ClusterSpec
+from inferencecluster.simulator.activity import utilization
 from inferencecluster.simulator.counters import Counters, Totals
 from inferencecluster.simulator.frontend import Frontend
 from inferencecluster.simulator.ledger import Entry
 from inferencecluster.simulator.replicas import Replicas, SimulatedReplica
 from inferencecluster.simulator.signals import PoolSignals, ReplicaSignals, Signals
-
-TENSOR_ACTIVE_PREFILL: Final = 0.92
-TENSOR_ACTIVE_DECODE: Final = 0.28
-"""Share of a phase's busy time with active tensor cores (InfoWorld, 2026-04-23, Llama 70B on H100)."""
-DRAM_ACTIVE_PREFILL: Final = 0.30
-DRAM_ACTIVE_DECODE: Final = 0.90
-"""Share of a phase's busy time with an active memory bus: about 30 % in prefill, near full in decode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +156,9 @@ class Observer:
                 for _, use, seconds in self._grown(name, now, before)
             ]
             if shares:
-                prefill = sum(share[0] for share in shares) / len(shares)
-                decode = sum(share[1] for share in shares) / len(shares)
-                found[name] = PoolUtilization(
-                    tensor_active=TENSOR_ACTIVE_PREFILL * prefill + TENSOR_ACTIVE_DECODE * decode,
-                    dram_active=DRAM_ACTIVE_PREFILL * prefill + DRAM_ACTIVE_DECODE * decode,
+                found[name] = utilization(
+                    prefill=sum(share[0] for share in shares) / len(shares),
+                    decode=sum(share[1] for share in shares) / len(shares),
                 )
         return found
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.observation import PoolUtilization
 from inferencecluster.core.status import DecisionRecord
+from inferencecluster.core.useful import useful_gpus
 from inferencecluster.simulator.journeys import Path
 
 PERCENTILES = (50, 90, 99)
@@ -80,6 +82,8 @@ class Report:
     tpot_met: int
     latencies: RequestLatencies
     paths: Mapping[Path, int]
+    utilization: Mapping[PoolName, PoolUtilization]
+    """Means over the GPUs and the time that each pool held them, boots and drains included; pools that held none are absent."""
     gpu_hours: Mapping[PoolName, float]
     gpu_hours_static_peak: float
     """What its largest fleet would have cost all the time."""
@@ -106,6 +110,15 @@ class Report:
         """Of all pools."""
         return sum(self.gpu_hours.values())
 
+    def mean_gpus(self, name: PoolName) -> float:
+        """GPUs that a pool held on average; 0 of a run without length."""
+        return self.gpu_hours[name] * 3600 / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def useful_gpus(self) -> Mapping[PoolName, float]:
+        """Of those, the useful ones (`core.useful`), for every pool of `utilization`."""
+        return {name: useful_gpus(name, self.mean_gpus(name), use) for name, use in self.utilization.items()}
+
     def document(self) -> dict[str, Any]:
         """Everything but the single latencies, ready for JSON."""
         return {
@@ -122,6 +135,7 @@ class Report:
             "tpot_ms": _milliseconds(self.latencies.tpot),
             "e2e_ms": _milliseconds(self.latencies.e2e),
             "paths": {path.value: count for path, count in self.paths.items()},
+            "utilization": self._utilization(),
             "gpu_hours": self.total_gpu_hours,
             "gpu_hours_by_pool": {name.value: hours for name, hours in self.gpu_hours.items()},
             "gpu_hours_static_peak": self.gpu_hours_static_peak,
@@ -138,6 +152,18 @@ class Report:
             ],
             "decisions": [_decision(record) for record in self.decisions],
             "timeline": [_interval(item) for item in self.timeline],
+        }
+
+    def _utilization(self) -> dict[str, dict[str, float]]:
+        useful = self.useful_gpus
+        return {
+            name.value: {
+                "gpus": self.mean_gpus(name),
+                "useful_gpus": useful[name],
+                "tensor_active": use.tensor_active,
+                "dram_active": use.dram_active,
+            }
+            for name, use in self.utilization.items()
         }
 
     def to_json(self) -> str:

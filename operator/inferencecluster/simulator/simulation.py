@@ -119,7 +119,7 @@ class Simulation:
             following = self._next(arrivals, following)
             if progress is not None and self.arrived % PROGRESS_REQUESTS == 0:
                 progress(self.arrived / total if total else None, events.now, self.arrived)
-        self.measures.close(events.now)
+        self.measures.close(events.now, self.replicas)
         self._ended_at = events.now
         while self.ended < self.arrived:
             run_next()
@@ -170,4 +170,5 @@ class Simulation:
         self.operator.wake(now)
 
     def _decided(self, observation: Observation, decision: Decision) -> None:
+        self.measures.looked(observation.now, self.replicas)
         self.measures.decided(observation.now, decision)
