@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Final
 
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.missing import Missing
@@ -124,15 +125,19 @@ def plan(question: Question) -> Plan:
 
 
 def score(objective: Objective, option: Option) -> tuple[float, float]:
-    """Smaller is better. Ties keep the order of `candidates`, which has the simpler mixed designs first."""
+    """The objective, then what decides between equals; smaller is better.
+
+    Ties in both keep the order of `candidates`, which has the simpler mixed designs first. Both are rounded, so that the last
+    digit of a sum decides nothing.
+    """
     bill = option.cost.autoscaled
     match objective:
         case Objective.COST:
-            return (round(bill.dollars, 6), bill.gpu_hours)
+            return (round(bill.dollars, 6), round(bill.gpu_hours, 6))
         case Objective.POWER:
-            return (round(bill.kilowatt_hours, 6), bill.dollars)
+            return (round(bill.kilowatt_hours, 6), round(bill.dollars, 6))
         case Objective.THROUGHPUT:
-            return (-round(option.scale, 6), option.cost.static.dollars)
+            return (-round(option.scale, 6), round(option.cost.static.dollars, 6))
 
 
 def verdict(found: Plan) -> str:
@@ -142,15 +147,33 @@ def verdict(found: Plan) -> str:
         return "mixed only: no disaggregated design holds the SLO"
     if mixed is None:
         return "disaggregated only: no mixed design holds the SLO"
-    difference = disadvantage(found.question.objective, worse=split, better=mixed)
-    if difference >= 0:
-        return f"mixed only: the best disaggregated design, {split.design.name}, {_lags(found.question.objective, difference)}"
-    difference = disadvantage(found.question.objective, worse=mixed, better=split)
-    return f"disaggregate: the best mixed design, {mixed.design.name}, {_lags(found.question.objective, difference)}"
+    objective = found.question.objective
+    if score(objective, split)[0] == score(objective, mixed)[0]:
+        return _tie(objective, mixed, split)
+    difference = disadvantage(objective, worse=split, better=mixed)
+    if difference > 0:
+        return (
+            f"mixed only: the best disaggregated design, {split.design.name}, {_lags(objective, difference)}"
+        )
+    difference = disadvantage(objective, worse=mixed, better=split)
+    return f"disaggregate: the best mixed design, {mixed.design.name}, {_lags(objective, difference)}"
+
+
+def _tie(objective: Objective, mixed: Option, split: Option) -> str:
+    """The objective does not tell the best of each kind apart: what does."""
+    taken = min(mixed, split, key=lambda option: score(objective, option))
+    by_second = score(objective, mixed)[1] != score(objective, split)[1]
+    reason = _SECOND_REASON[objective] if by_second else "one pool is simpler to run than two"
+    return (
+        f"a tie: the best mixed design, {mixed.design.name}, and the best disaggregated one, {split.design.name}, "
+        f"{_VERB[objective]} the same; {taken.design.name} is taken, because {reason}"
+    )
 
 
 def disadvantage(objective: Objective, *, worse: Option, better: Option) -> float:
-    """By what share `worse` costs or draws more, or serves less."""
+    """By what share `worse` costs or draws more, or serves less; 0 where the order of the options calls them equal."""
+    if score(objective, worse)[0] == score(objective, better)[0]:
+        return 0.0
     if objective is Objective.THROUGHPUT:
         return 1.0 - worse.scale / better.scale
     behind, ahead = score(objective, worse)[0], score(objective, better)[0]
@@ -168,13 +191,12 @@ def why_it_loses(found: Plan, option: Option) -> str:
 
 
 def _lags(objective: Objective, difference: float) -> str:
-    match objective:
-        case Objective.COST:
-            return f"costs {difference:.0%} more"
-        case Objective.POWER:
-            return f"draws {difference:.0%} more"
-        case Objective.THROUGHPUT:
-            return f"serves {difference:.0%} less"
+    verb = f"{_VERB[objective]}s"
+    if difference == 0:
+        return f"{verb} the same"
+    # A little is not nothing.
+    share = f"{difference:.0%}" if difference >= _VISIBLE_SHARE else "less than 1%"
+    return f"{verb} {share} {'less' if objective is Objective.THROUGHPUT else 'more'}"
 
 
 def _option(design: Design, question: Question) -> Option | Missing:
@@ -209,3 +231,11 @@ def _nothing_holds(question: Question, rejected: tuple[Rejected, ...]) -> SpecEr
 
 _SHOWN_REASONS = 4
 """Enough to see the pattern on a terminal."""
+_VISIBLE_SHARE: Final = 0.01
+_VERB: Final = {Objective.COST: "cost", Objective.POWER: "draw", Objective.THROUGHPUT: "serve"}
+_SECOND_REASON: Final = {
+    Objective.COST: "it takes fewer GPU-hours",
+    Objective.POWER: "it costs less",
+    Objective.THROUGHPUT: "its static peak costs less",
+}
+"""What the second part of `score` says."""
