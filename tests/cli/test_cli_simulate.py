@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 import typer
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from inferencecluster.api.inferencecluster import InferenceCluster
@@ -19,7 +23,9 @@ from inferencecluster.cli.policy_option import KNOBS, Knob
 from inferencecluster.cli.simulate import simulate_command
 from inferencecluster.cli.simulate_inputs import cluster_of
 from inferencecluster.cli.simulate_tables import milliseconds, percent_of, sparkline
+from inferencecluster.cli.workload import Workload
 from inferencecluster.simulator.policies.registry import POLICIES
+from inferencecluster.simulator.workload import Request, with_mirrored_warm_up
 
 application = typer.Typer()
 application.command()(simulate_command)
@@ -228,7 +234,10 @@ def test_where_nobody_sizes_the_pools_a_note_says_so(
     assert simulated(file, trace, "--policy", "hpa-queue")["notes"] == []
 
 
-@pytest.mark.parametrize("option", ["--boot-seconds", "--warm-up-seconds", "--copies", "--boot-spread"])
+@pytest.mark.parametrize(
+    "option",
+    ["--boot-seconds", "--warm-up-seconds", "--copies", "--boot-spread", "--hours-to-failure", "--power-cap"],
+)
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_options_are_finite_numbers(cluster: Path, trace: Path, option: str, value: str) -> None:
     result = run(cluster, "--trace", trace, option, value)
@@ -298,6 +307,76 @@ def test_the_trace_may_come_through_standard_input(cluster: Path, trace: Path) -
     assert json.loads(result.stdout)["requests"] == 450
 
 
+def test_a_trace_that_can_be_read_only_once_is_as_good_as_a_file(
+    cluster: Path, trace: Path, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    writer = Thread(target=pipe.write_text, args=(trace.read_text(),))
+    writer.start()
+    piped = simulated(cluster, pipe, "--copies", 2)
+    writer.join()
+    assert piped == simulated(cluster, trace, "--copies", 2) | {"trace": str(pipe)}
+
+
+@given(
+    st.lists(st.floats(0.0, 2000.0), min_size=1, max_size=20).map(sorted),
+    st.floats(0.0, 1.0),
+)
+def test_a_workload_knows_its_number_and_can_be_read_again(arrivals: list[float], share: float) -> None:
+    requests = [Request(arrival, 10, 10) for arrival in arrivals]
+    workload = Workload.of(lambda: iter(requests))
+    assert workload.last_arrival == arrivals[-1]
+    seconds = share * workload.last_arrival
+    for served, expected in (
+        (workload, requests),
+        (workload.with_warm_up(seconds), list(with_mirrored_warm_up(requests, seconds))),
+    ):
+        assert list(served) == list(served) == expected
+        assert len(served) == len(expected)
+
+
+def test_replicas_fail_only_when_asked_to_and_as_often(cluster: Path, trace: Path) -> None:
+    assert simulated(cluster, trace)["replica_failures"] == 0
+    often = simulated(cluster, trace, "--hours-to-failure", 0.05)
+    # Two replicas for half an hour with its warm-up, three minutes each: some twenty.
+    assert 8 <= often["replica_failures"] <= 40
+    assert often["slo_attainment"] < 1.0
+
+
+def test_a_power_cap_slows_prompts_and_saves_energy(cluster: Path, trace: Path) -> None:
+    full, capped = simulated(cluster, trace), simulated(cluster, trace, "--power-cap", 0.7)
+    assert capped["kilowatt_hours"] == pytest.approx(0.7 * full["kilowatt_hours"])
+    assert capped["ttft_ms"]["p50"] == pytest.approx(1.3 * full["ttft_ms"]["p50"], rel=0.05)
+    assert capped["tpot_ms"]["p50"] == pytest.approx(full["tpot_ms"]["p50"], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("lines", "count", "words"),
+    [
+        pytest.param(["0,1000,10", "9,19000,1000"], 0, "", id="all fit"),
+        pytest.param(["0,1000,10", "9,19000,1001"], 1, "1 request is", id="fails"),
+        pytest.param(["0,1000,10", "9,30000,10", "18,19000,1001"], 2, "2 requests are", id="fail"),
+        # The first one keeps the only prefill replica busy for longer than the router holds the others.
+        pytest.param([*["0,19999,1"] * 99, "1,20000,1"], 1, "1 request is", id="is refused"),
+    ],
+)
+def test_requests_that_no_replica_can_hold_are_counted_and_told(
+    tmp_path: Path, lines: list[str], count: int, words: str
+) -> None:
+    small = {"coefficients": {**COEFFICIENTS["coefficients"], "kvCapacityTokens": 20_000}}
+    pool = {**POOL, "maxReplicas": 1, "performance": small}
+    file = write(tmp_path, _pools(prefill=pool, decode=pool))
+    document = simulated(file, trace_of(tmp_path, lines), "--warm-up-seconds", 0)
+    assert document["too_large"] == count
+    note = (
+        f"{words} larger than the KV memory of a replica, whatever the sizes: the largest one (prefill) holds 20,000 tokens, "
+        "prompt and output together"
+    )
+    told = [text for text in document["notes"] if "KV memory of a replica" in text]
+    assert told == ([note] if count else [])
+
+
 def _pools(**pools: dict[str, Any]) -> dict[str, Any]:
     return {**CLUSTER, "spec": {**CLUSTER["spec"], "pools": pools}}
 
@@ -338,7 +417,10 @@ def test_a_trace_without_requests_is_refused(cluster: Path, tmp_path: Path, cut:
             "trace.csv, line 2, TIMESTAMP is '1700000000000', but a timestamp is a date, or seconds: milliseconds? divide by 1000",
         ),
         ("1,10,10\n1e18,10,10", "trace.csv is 11,574,074,074,075 days long"),
-        ("0,10,10\n5184001,10,10", "trace.csv is 61 days long, but a trace spans at most 60 days"),
+        (
+            "0,10,10\n5184001,10,10",
+            "trace.csv is 61 days long, but at most 60 days can be simulated, because every second of them is, with requests or without",
+        ),
     ],
 )
 def test_a_bad_line_of_a_trace_is_named(cluster: Path, tmp_path: Path, line: str, message: str) -> None:

@@ -22,7 +22,7 @@ from inferencecluster.planner.catalogue import (
 from inferencecluster.planner.cost import charge
 from inferencecluster.planner.designs import Disaggregated, Mixed
 from inferencecluster.planner.search import candidates, fit, largest_scale
-from inferencecluster.planner.traffic import Traffic
+from inferencecluster.planner.traffic import Traffic, steady
 from inferencecluster.simulator.hardware import GPU_FACTS
 
 TP2 = "llama-3.1-70b-fp8/h200-tp2"
@@ -120,6 +120,52 @@ def test_the_verdict_says_mixed_only_where_a_second_pool_is_half_empty() -> None
     assert isinstance(found.best.design, Mixed)
     assert verdict(found).startswith("mixed only: ")
     assert "costs" in verdict(found)
+
+
+def test_a_tie_is_no_win_and_says_which_design_is_taken_and_why() -> None:
+    # 20 requests/s of 1000 and 200 tokens: 3 mixed replicas, or 2 for prefill and 1 for decode.
+    load = steady(rate=20.0, prompt_tokens=1000, output_tokens=200)
+    found = plan(question(load=load, target=Target(0.9, 1.0, 0.04)))
+    mixed, split = found.best_of(Mixed), found.best_of(Disaggregated)
+    assert mixed is not None
+    assert split is not None
+    assert mixed.cost.autoscaled == split.cost.autoscaled
+    assert verdict(found) == (
+        "a tie: the best mixed design, mixed h200 x2, and the best disaggregated one, prefill h200 x2 + decode h200 x2, "
+        "cost the same; mixed h200 x2 is taken, because one pool is simpler to run than two"
+    )
+    assert why_it_loses(found, split).startswith("costs the same: ")
+
+
+@pytest.mark.parametrize(
+    ("objective", "changes", "reason"),
+    [
+        pytest.param(Objective.COST, {"gpu_hours": 1.0}, "it takes fewer GPU-hours", id="cost"),
+        pytest.param(Objective.POWER, {"dollars": 1.0}, "it costs less", id="power"),
+    ],
+)
+def test_between_equals_the_second_measure_decides(
+    objective: Objective, changes: dict[str, float], reason: str
+) -> None:
+    load = steady(rate=20.0, prompt_tokens=1000, output_tokens=200)
+    found = plan(question(load=load, target=Target(0.9, 1.0, 0.04), objective=objective))
+    mixed, split = found.best_of(Mixed), found.best_of(Disaggregated)
+    assert mixed is not None
+    assert split is not None
+    cheaper = replace(split, cost=replace(split.cost, autoscaled=replace(split.cost.autoscaled, **changes)))
+    tied = replace(found, options=(cheaper, mixed))
+    assert verdict(tied).startswith("a tie: ")
+    assert verdict(tied).endswith(f"{split.design.name} is taken, because {reason}")
+
+
+def test_a_difference_that_rounds_to_nothing_is_told_as_small() -> None:
+    found = plan(question())
+    split, mixed = found.best_of(Disaggregated), found.best_of(Mixed)
+    assert split is not None
+    assert mixed is not None
+    bill = replace(mixed.cost.autoscaled, dollars=split.cost.autoscaled.dollars * 1.001)
+    near = replace(mixed, cost=replace(mixed.cost, autoscaled=bill))
+    assert verdict(replace(found, options=(split, near))).endswith("costs less than 1% more")
 
 
 def test_the_verdict_disaggregates_where_the_token_target_is_tight() -> None:

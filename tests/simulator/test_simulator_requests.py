@@ -166,8 +166,8 @@ def test_without_any_replica_requests_wait_for_the_boot_or_are_refused() -> None
 
 def test_a_request_that_no_engine_can_hold_fails_at_once() -> None:
     found = run(scenario(), requests((0.0, 99_950, 51), (1.0, 99_950, 50)))
-    assert [journey.outcome for journey in found.journeys] == [Outcome.FAILED, Outcome.COMPLETED]
-    assert found.report.failed == 1
+    assert [journey.outcome for journey in found.journeys] == [Outcome.TOO_LARGE, Outcome.COMPLETED]
+    assert (found.report.failed, found.report.too_large) == (1, 1)
 
 
 def test_nobody_knows_how_long_an_answer_becomes() -> None:

@@ -141,10 +141,20 @@ class Url(Variable):
     def read(self, environment: Mapping[str, str]) -> str:
         """The URL without a slash at its end; empty where there is none. Raises `SpecError`."""
         value = self.text(environment)
-        if value and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).netloc):
-            rule = "it is no http or https URL"
-            raise SpecError(field=self.name, value=value, rule=rule, advice="write http://host:port")
-        return value.rstrip("/")
+        return http_url(value, field=self.name) if value else ""
+
+
+def http_url(text: str, *, field: str) -> str:
+    """The URL without a slash at its end. Raises `SpecError` that names the field where it is none."""
+    try:
+        parts = urlsplit(text)
+        is_http = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        is_http = False
+    if not is_http:
+        rule = "it is no http or https URL"
+        raise SpecError(field=field, value=text, rule=rule, advice="write http://host:port")
+    return text.rstrip("/")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from requests.adapters import Retry
 
 from inferencecluster.adapters.clock import Clock
 from inferencecluster.adapters.informer import ObjectKey
+from inferencecluster.adapters.promql import FLOWS, ROUTER_PREFIX, SIGNAL, named
 from inferencecluster.core.errors import MetricsUnavailable
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.missing import Missing
@@ -27,15 +28,6 @@ QUERY_SECONDS: Final = 5.0
 _THREADS: Final = 8
 """`requests` blocks a thread per query; more than one only while an earlier one hangs."""
 
-_FLOWS: Final = {
-    "requests": "requests_total",
-    "prompt_tokens": "prompt_tokens_total",
-    "prompt_tokens_squared": "prompt_tokens_squared_total",
-    "completed": "completed_requests_total",
-    "completed_output_tokens": "completed_output_tokens_total",
-}
-"""Field of `Flow` -> counter of the routers, without `_PREFIX`."""
-_PREFIX: Final = "inferencecluster_router_"
 _LATENCIES: Final = {"ttft": "ttft_seconds_bucket", "itl": "itl_seconds_bucket"}
 _UTILIZATIONS: Final = {
     "tensor_active": "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE",
@@ -105,24 +97,20 @@ def build_query(percentiles: Collection[int], *, window_seconds: int) -> str:
     """
     window = f"[{window_seconds}s]"
     parts = [
-        _named(name, f"sum by (namespace, cluster) (increase({_PREFIX}{counter}{window}))")
-        for name, counter in _FLOWS.items()
+        named(name, f"sum by (namespace, cluster) (increase({ROUTER_PREFIX}{counter}{window}))")
+        for name, counter in FLOWS.items()
     ]
     for name, buckets in _LATENCIES.items():
-        rates = f"sum by (namespace, cluster, le) (rate({_PREFIX}{buckets}{window}))"
+        rates = f"sum by (namespace, cluster, le) (rate({ROUTER_PREFIX}{buckets}{window}))"
         parts += [
-            _named(f"{name}_{percentile}", f"histogram_quantile({percentile / 100}, {rates})")
+            named(f"{name}_{percentile}", f"histogram_quantile({percentile / 100}, {rates})")
             for percentile in sorted(set(percentiles))
         ]
     parts += [
-        _named(name, f'avg by (namespace, cluster, pool) (avg_over_time({counter}{{cluster!=""}}{window}))')
+        named(name, f'avg by (namespace, cluster, pool) (avg_over_time({counter}{{cluster!=""}}{window}))')
         for name, counter in _UTILIZATIONS.items()
     ]
     return " or ".join(parts)
-
-
-def _named(name: str, expression: str) -> str:
-    return f'label_replace({expression}, "signal", "{name}", "", "")'
 
 
 def read_samples(
@@ -137,7 +125,7 @@ def read_samples(
         # NaN is Prometheus' word for "nothing completed"; neither it nor an infinity is a number to decide on.
         if not math.isfinite(series.value):
             continue
-        signal = labels.get("signal", "")
+        signal = labels.get(SIGNAL, "")
         if signal in _UTILIZATIONS:
             utilization[key][labels.get("pool", ""), signal] = series.value
         else:
@@ -154,15 +142,15 @@ def _sample(
     percentile: int,
     window_seconds: int,
 ) -> MetricsSample | Missing:
-    absent = [name for name in _FLOWS if name not in values]
+    absent = [name for name in FLOWS if name not in values]
     if absent:
         return Missing(
             "NoSeries",
-            f"Prometheus has no {_PREFIX}{_FLOWS[absent[0]]} of this cluster in {window_seconds} s",
+            f"Prometheus has no {ROUTER_PREFIX}{FLOWS[absent[0]]} of this cluster in {window_seconds} s",
         )
     nothing = Missing("NothingCompleted", f"no request in {window_seconds} s")
     return MetricsSample(
-        flow=Flow(seconds=float(window_seconds), **{name: values[name] for name in _FLOWS}),
+        flow=Flow(seconds=float(window_seconds), **{name: values[name] for name in FLOWS}),
         ttft_seconds=values.get(f"ttft_{percentile}", nothing),
         itl_seconds=values.get(f"itl_{percentile}", nothing),
         utilization=utilization,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
+from inferencecluster.cli.workload import Workload
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.spec import ClusterSpec
@@ -14,7 +15,6 @@ from inferencecluster.simulator.policies.context import PolicyContext
 from inferencecluster.simulator.policies.hindsight import Hindsight
 from inferencecluster.simulator.policies.registry import POLICIES, build_policy
 from inferencecluster.simulator.signals import SizingPolicy
-from inferencecluster.simulator.workload import Request
 
 _LEAST_SHARE: Final = 0.01
 """Below a hundredth, a share asks for more than a hundred times the replicas that the load needs."""
@@ -59,13 +59,17 @@ class PolicyOption:
         """As on the command line."""
         return self.name if self.knob is None else f"{self.name}@{self.knob:g}"
 
-    def build(self, spec: ClusterSpec, workload: Sequence[Request]) -> SizingPolicy:
+    def build(self, spec: ClusterSpec, workload: Workload) -> SizingPolicy:
         """A fresh policy for one run."""
+        prompts = outputs = 0
+        for request in workload:
+            prompts += request.prompt_tokens
+            outputs += request.output_tokens
         context = PolicyContext(
             spec=spec,
             boot_seconds=spec.boot_seconds,
-            prompt_tokens=sum(request.prompt_tokens for request in workload) / len(workload),
-            output_tokens=sum(request.output_tokens for request in workload) / len(workload),
+            prompt_tokens=prompts / len(workload),
+            output_tokens=outputs / len(workload),
             workload=workload,
             target=self.knob,
         )

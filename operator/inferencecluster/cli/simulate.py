@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -21,26 +21,34 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from inferencecluster.cli.cluster_file import STANDARD_INPUT, read_cluster
+from inferencecluster.cli.cluster_file import read_cluster
 from inferencecluster.cli.numbers import LONGEST_BOOT_SECONDS, finite
 from inferencecluster.cli.paper import answer_console
 from inferencecluster.cli.policy_option import parse_policy
+from inferencecluster.cli.prometheus_option import STEP_SECONDS
 from inferencecluster.cli.render import EXIT_BAD_INPUT
 from inferencecluster.cli.simulate_inputs import Cluster, cluster_of
 from inferencecluster.cli.simulate_page import page
+from inferencecluster.cli.simulate_source import requests_of, source_of
 from inferencecluster.cli.simulate_tables import print_tables
-from inferencecluster.cli.trace_file import MAX_COPIES, read_requests
+from inferencecluster.cli.trace_file import MAX_COPIES
+from inferencecluster.cli.workload import Workload
 from inferencecluster.core.errors import SpecError
+from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.spec import ScalingMode
+from inferencecluster.simulator.hardware import Hardware
 from inferencecluster.simulator.policies.registry import POLICIES
 from inferencecluster.simulator.report import Report
-from inferencecluster.simulator.scenario import Boot, Scenario
+from inferencecluster.simulator.scenario import Boot, Faults, Scenario
 from inferencecluster.simulator.signals import SizingPolicy
 from inferencecluster.simulator.simulation import simulate
-from inferencecluster.simulator.workload import Request, with_mirrored_warm_up
 
 WARM_UP_SECONDS: Final = 600.0
 """The beginning of the trace, mirrored in front of it and not counted: the cluster is found at work, not newly made."""
+SHORTEST_HOURS_TO_FAILURE: Final = 0.01
+"""36 s: of replicas that live for less, hardly one ends a boot and serves."""
+LEAST_POWER_CAP: Final = 0.5
+"""GPUs can hardly be told to draw less; the effect was measured at 0.7 (`simulator.hardware`)."""
 _OPERATOR: Final = "the operator, in the spec's mode"
 
 
@@ -83,9 +91,25 @@ def simulate_command(
     file: Annotated[Path, typer.Argument(help="File with one InferenceCluster; - reads standard input.")],
     *,
     trace: Annotated[
-        Path,
+        Path | None,
         typer.Option(help="CSV with TIMESTAMP, ContextTokens, GeneratedTokens; - reads standard input."),
-    ],
+    ] = None,
+    prometheus: Annotated[
+        str | None,
+        typer.Option(help="Base URL; what it knows of the live cluster of FILE's name, in place of a trace."),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(help="With --prometheus: date and time (UTC without a zone), or Unix seconds."),
+    ] = None,
+    end: Annotated[str | None, typer.Option(help="With --prometheus: as --start.")] = None,
+    step: Annotated[
+        int | None,
+        typer.Option(
+            help="With --prometheus: seconds over which rates are taken, at least four scrapes.",
+            show_default=str(STEP_SECONDS),
+        ),
+    ] = None,
     policy: Annotated[
         str | None,
         typer.Option(
@@ -114,6 +138,24 @@ def simulate_command(
             callback=finite,
         ),
     ] = 0.0,
+    hours_to_failure: Annotated[
+        float | None,
+        typer.Option(
+            help="Mean time from a replica's readiness to its failure (exponential).",
+            min=SHORTEST_HOURS_TO_FAILURE,
+            callback=finite,
+            show_default="none fails",
+        ),
+    ] = None,
+    power_cap: Annotated[
+        float,
+        typer.Option(
+            help="Share of the GPUs' full power: slows prompts.",
+            min=LEAST_POWER_CAP,
+            max=1.0,
+            callback=finite,
+        ),
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn: equal runs repeat exactly.")] = 0,
     copies: Annotated[
         float,
@@ -138,40 +180,32 @@ def simulate_command(
     """
     try:
         chosen = parse_policy(policy) if policy is not None else None
-        _refuse_one_input_for_both(file, trace)
-        cluster = cluster_of(read_cluster(file), boot_seconds=boot_seconds)
-        requests = read_requests(trace, copies=copies, seed=seed)
-        boot = Boot.of(cluster.spec.boot_seconds, spread=boot_spread)
-        warm_up = min(warm_up_seconds, requests[-1].arrival)
-        scenario = Scenario(
-            cluster.spec,
-            cluster.hardware,
-            seed=seed,
-            boot=boot,
-            warm_up_seconds=warm_up,
-        )
-        workload = _with_warm_up(requests, warm_up)
-        built = chosen.build(cluster.spec, workload) if chosen is not None else None
-        report = _simulate(scenario, workload, built)
+        source = source_of(file, trace, prometheus, (start, end, step))
+        manifest = read_cluster(file)
+        cluster = cluster_of(manifest, boot_seconds=boot_seconds)
+        with requests_of(source, manifest.metadata, copies=copies, seed=seed) as (requests, notes):
+            warm_up = min(warm_up_seconds, requests.last_arrival)
+            scenario = Scenario(
+                cluster.spec,
+                {name: replace(item, power_cap=power_cap) for name, item in cluster.hardware.items()},
+                seed=seed,
+                boot=Boot.of(cluster.spec.boot_seconds, spread=boot_spread),
+                warm_up_seconds=warm_up,
+                faults=Faults(mean_hours=hours_to_failure or 0.0),
+            )
+            workload = requests.with_warm_up(warm_up)
+            built = chosen.build(cluster.spec, workload) if chosen is not None else None
+            report = _simulate(scenario, workload, built)
     except SpecError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(EXIT_BAD_INPUT) from None
     if chosen is None:
-        cluster = replace(cluster, notes=(*cluster.notes, *_nobody_sizes(cluster.spec.mode)))
+        notes += _nobody_sizes(cluster.spec.mode)
     else:
         report = replace(report, policy=str(chosen))
-    _print(Run(cluster, str(trace), seed, cluster.spec.boot_seconds, report), output)
-
-
-def _refuse_one_input_for_both(file: Path, trace: Path) -> None:
-    """Raises `SpecError`: the second to read would find nothing."""
-    if file == trace == STANDARD_INPUT:
-        raise SpecError(
-            field="--trace",
-            value=trace,
-            rule="standard input already holds the InferenceCluster, FILE",
-            advice="name a file for one of the two",
-        )
+    notes += _too_large(report.too_large, cluster.hardware)
+    cluster = replace(cluster, notes=(*cluster.notes, *notes))
+    _print(Run(cluster, str(source), seed, cluster.spec.boot_seconds, report), output)
 
 
 def _nobody_sizes(mode: ScalingMode) -> list[str]:
@@ -185,14 +219,20 @@ def _nobody_sizes(mode: ScalingMode) -> list[str]:
     return [f"mode {mode}: nobody sizes the pools here, they stay at minReplicas; {advice[mode]}"]
 
 
-def _with_warm_up(requests: Sequence[Request], seconds: float) -> Sequence[Request]:
-    """Mirrored; every request of the trace counts once, also one that arrives at 0 and mirrors onto itself."""
-    found = list(with_mirrored_warm_up(requests, seconds))
-    before = [request for request in found[: -len(requests)] if request.arrival < seconds]
-    return [*before, *found[-len(requests) :]]
+def _too_large(requests: int, hardware: Mapping[PoolName, Hardware]) -> list[str]:
+    """A note where requests end without an answer whatever the sizes."""
+    if not requests:
+        return []
+    held = {name: item.performance.kv_capacity_tokens for name, item in hardware.items()}
+    largest = max(held, key=held.__getitem__)
+    note = (
+        f"{requests:,} {'request is' if requests == 1 else 'requests are'} larger than the KV memory of a replica, whatever "
+        f"the sizes: the largest one ({largest}) holds {held[largest]:,} tokens, prompt and output together"
+    )
+    return [note]
 
 
-def _simulate(scenario: Scenario, workload: Sequence[Request], policy: SizingPolicy | None) -> Report:
+def _simulate(scenario: Scenario, workload: Workload, policy: SizingPolicy | None) -> Report:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),

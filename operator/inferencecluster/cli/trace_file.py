@@ -6,10 +6,14 @@ import csv
 import math
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from shutil import copyfileobj
+from tempfile import NamedTemporaryFile
 from typing import Final
 
 from inferencecluster.cli.cluster_file import STANDARD_INPUT
+from inferencecluster.cli.workload import Workload
 from inferencecluster.core.errors import SpecError
 from inferencecluster.simulator.workload import COLUMNS, Request, copied, parse_trace
 
@@ -18,10 +22,11 @@ JITTER_SECONDS: Final = 15.0
 MAX_COPIES: Final = 10_000.0
 """Minutes of a service for millions; more is a slip, and would not end."""
 LONGEST_DAYS: Final = 60
-"""Two months: every second of a trace is simulated, so that a slip in a timestamp would not end."""
+"""Two months: every second of a trace is simulated, so that a run with a slip in a timestamp would not end."""
+_DAY_SECONDS: Final = 86_400.0
+LONGEST_SECONDS: Final = LONGEST_DAYS * _DAY_SECONDS
 LARGEST_SECONDS: Final = 1e11
 """The year 5138: larger numbers count milliseconds or less."""
-_DAY_SECONDS: Final = 86_400.0
 
 
 def read_requests(trace: Path, *, copies: float, seed: int) -> list[Request]:
@@ -29,37 +34,89 @@ def read_requests(trace: Path, *, copies: float, seed: int) -> list[Request]:
 
     Raises `SpecError`.
     """
-    try:
-        if trace == STANDARD_INPUT:
-            requests = _parsed(sys.stdin, "standard input")
-        else:
-            with trace.open(encoding="utf-8", newline="") as lines:
-                requests = _parsed(lines, trace.name)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SpecError(
-            field="--trace", value=trace, rule=f"it could not be read: {error}", advice="name a CSV file"
-        ) from error
-    if copies != 1.0:
-        requests = list(copied(requests, copies=copies, jitter_seconds=JITTER_SECONDS, seed=seed))
-    if not requests:
-        raise SpecError(
-            field="--trace", value=trace, rule="it holds no request", advice="name a trace with at least one"
-        )
-    return requests
+    with open_trace(trace, copies=copies, seed=seed) as workload:
+        return list(workload)
 
 
-def _parsed(lines: Iterable[str], source: str) -> list[Request]:
-    requests: list[Request] = []
-    for request in parse_trace(_in_seconds(lines, source), source=source):
-        if request.arrival > LONGEST_DAYS * _DAY_SECONDS:
+@contextmanager
+def open_trace(trace: Path, *, copies: float, seed: int) -> Iterator[Workload]:
+    """The requests as `read_requests` has them, none of them held: the file is read again for each use.
+
+    What can be read only once (standard input, a pipe) is kept in a temporary file meanwhile. Raises `SpecError`.
+    """
+    source = "standard input" if trace == STANDARD_INPUT else trace.name
+    with _readable_again(trace) as file:
+        workload = Workload.of(lambda: several(_requests(trace, file, source), copies=copies, seed=seed))
+        if not workload.requests:
             raise SpecError(
-                field=source,
-                value=f"{math.ceil(request.arrival / _DAY_SECONDS):,} days long",
-                rule=f"a trace spans at most {LONGEST_DAYS} days",
-                advice=f"cut it, or correct {COLUMNS[0]}; it is in seconds",
+                field="--trace",
+                value=trace,
+                rule="it holds no request",
+                advice="name a trace with at least one",
             )
-        requests.append(request)
-    return requests
+        yield workload
+
+
+def several(requests: Iterator[Request], *, copies: float, seed: int) -> Iterator[Request]:
+    """Each request `copies` times."""
+    if copies == 1.0:
+        return requests
+    return copied(requests, copies=copies, jitter_seconds=JITTER_SECONDS, seed=seed)
+
+
+def too_long(*, field: str, value: object, advice: str) -> SpecError:
+    """Of more than `LONGEST_SECONDS`."""
+    return SpecError(
+        field=field,
+        value=value,
+        rule=f"at most {LONGEST_DAYS} days can be simulated, because every second of them is, with requests or without",
+        advice=advice,
+    )
+
+
+@contextmanager
+def _readable_again(trace: Path) -> Iterator[Path]:
+    """The file itself, or a copy."""
+    try:
+        is_file = trace != STANDARD_INPUT and trace.is_file()
+    except OSError as error:
+        raise _unreadable(trace, error) from error
+    if is_file:
+        yield trace
+        return
+    with NamedTemporaryFile("w", encoding="utf-8", newline="", suffix=".csv") as copy:
+        try:
+            if trace == STANDARD_INPUT:
+                copyfileobj(sys.stdin, copy)
+            else:
+                with trace.open(encoding="utf-8", newline="") as lines:
+                    copyfileobj(lines, copy)
+            copy.flush()
+        except (OSError, UnicodeDecodeError) as error:
+            raise _unreadable(trace, error) from error
+        yield Path(copy.name)
+
+
+def _requests(trace: Path, file: Path, source: str) -> Iterator[Request]:
+    """Of `file`, which the user knows as `trace`."""
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            for request in parse_trace(_in_seconds(lines, source), source=source):
+                if request.arrival > LONGEST_SECONDS:
+                    raise too_long(
+                        field=source,
+                        value=f"{math.ceil(request.arrival / _DAY_SECONDS):,} days long",
+                        advice=f"cut it, or correct {COLUMNS[0]}; it is in seconds",
+                    )
+                yield request
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise _unreadable(trace, error) from error
+
+
+def _unreadable(trace: Path, error: Exception) -> SpecError:
+    return SpecError(
+        field="--trace", value=trace, rule=f"it could not be read: {error}", advice="name a CSV file"
+    )
 
 
 def _in_seconds(lines: Iterable[str], source: str) -> Iterator[str]:

@@ -144,15 +144,19 @@ def plan(question: Question) -> Plan:
 
 
 def score(objective: Objective, option: Option) -> tuple[float, float]:
-    """Smaller is better. Ties keep the order of `candidates`, which has the simpler mixed designs first."""
+    """The objective, then what decides between equals; smaller is better.
+
+    Ties in both keep the order of `candidates`, which has the simpler mixed designs first. Both are rounded, so that the last
+    digit of a sum decides nothing.
+    """
     bill = option.cost.autoscaled
     match objective:
         case Objective.COST:
-            return (round(bill.dollars, 6), bill.gpu_hours)
+            return (round(bill.dollars, 6), round(bill.gpu_hours, 6))
         case Objective.POWER:
-            return (round(bill.kilowatt_hours, 6), bill.dollars)
+            return (round(bill.kilowatt_hours, 6), round(bill.dollars, 6))
         case Objective.THROUGHPUT:
-            return (-round(option.scale, 6), option.cost.static.dollars)
+            return (-round(option.scale, 6), round(option.cost.static.dollars, 6))
 
 
 def verdict(found: Plan) -> str:
@@ -162,15 +166,33 @@ def verdict(found: Plan) -> str:
         return "mixed only: no disaggregated design holds the SLO"
     if mixed is None:
         return "disaggregated only: no mixed design holds the SLO"
-    difference = disadvantage(found.question.objective, worse=split, better=mixed)
-    if difference >= 0:
-        return f"mixed only: the best disaggregated design, {split.design.name}, {_lags(found.question.objective, difference)}"
-    difference = disadvantage(found.question.objective, worse=mixed, better=split)
-    return f"disaggregate: the best mixed design, {mixed.design.name}, {_lags(found.question.objective, difference)}"
+    objective = found.question.objective
+    if score(objective, split)[0] == score(objective, mixed)[0]:
+        return _tie(objective, mixed, split)
+    difference = disadvantage(objective, worse=split, better=mixed)
+    if difference > 0:
+        return (
+            f"mixed only: the best disaggregated design, {split.design.name}, {_lags(objective, difference)}"
+        )
+    difference = disadvantage(objective, worse=mixed, better=split)
+    return f"disaggregate: the best mixed design, {mixed.design.name}, {_lags(objective, difference)}"
+
+
+def _tie(objective: Objective, mixed: Option, split: Option) -> str:
+    """The objective does not tell the best of each kind apart: what does."""
+    taken = min(mixed, split, key=lambda option: score(objective, option))
+    by_second = score(objective, mixed)[1] != score(objective, split)[1]
+    reason = _SECOND_REASON[objective] if by_second else "one pool is simpler to run than two"
+    return (
+        f"a tie: the best mixed design, {mixed.design.name}, and the best disaggregated one, {split.design.name}, "
+        f"{_VERB[objective]} the same; {taken.design.name} is taken, because {reason}"
+    )
 
 
 def disadvantage(objective: Objective, *, worse: Option, better: Option) -> float:
-    """By what share `worse` costs or draws more, or serves less."""
+    """By what share `worse` costs or draws more, or serves less; 0 where the order of the options calls them equal."""
+    if score(objective, worse)[0] == score(objective, better)[0]:
+        return 0.0
     if objective is Objective.THROUGHPUT:
         return 1.0 - worse.scale / better.scale
     behind, ahead = score(objective, worse)[0], score(objective, better)[0]
@@ -188,13 +210,12 @@ def why_it_loses(found: Plan, option: Option) -> str:
 
 
 def _lags(objective: Objective, difference: float) -> str:
-    match objective:
-        case Objective.COST:
-            return f"costs {difference:.0%} more"
-        case Objective.POWER:
-            return f"draws {difference:.0%} more"
-        case Objective.THROUGHPUT:
-            return f"serves {difference:.0%} less"
+    verb = f"{_VERB[objective]}s"
+    if difference == 0:
+        return f"{verb} the same"
+    # A little is not nothing.
+    share = f"{difference:.0%}" if difference >= _VISIBLE_SHARE else "less than 1%"
+    return f"{verb} {share} {'less' if objective is Objective.THROUGHPUT else 'more'}"
 
 
 def evaluate(design: Design, question: Question) -> Option | Missing:
@@ -215,3 +236,13 @@ def evaluate(design: Design, question: Question) -> Option | Missing:
             "TooFewGpus", f"needs {fitted.peak_gpus} GPUs at its peak of {question.max_gpus} allowed"
         )
     return Option(fitted, charge(fitted, traffic, boot_seconds=question.boot_seconds), traffic, scale)
+
+
+_VISIBLE_SHARE: Final = 0.01
+_VERB: Final = {Objective.COST: "cost", Objective.POWER: "draw", Objective.THROUGHPUT: "serve"}
+_SECOND_REASON: Final = {
+    Objective.COST: "it takes fewer GPU-hours",
+    Objective.POWER: "it costs less",
+    Objective.THROUGHPUT: "its static peak costs less",
+}
+"""What the second part of `score` says."""

@@ -226,7 +226,7 @@ class Frontend:
             journey.prompt_tokens, 0
         ):
             # The engine refuses it, and so would every other one.
-            self._end(journey, Outcome.FAILED, now)
+            self._end(journey, Outcome.TOO_LARGE, now)
             return True
         phase = Phase.WHOLE if first is last else Phase.PREFILL
         first.engine.submit(self._sequence(journey, phase), now)

@@ -25,7 +25,9 @@ class Outcome(StrEnum):
 
     COMPLETED = "completed"
     FAILED = "failed"
-    """Replicas failed it, or none could ever hold it."""
+    """Replicas failed it."""
+    TOO_LARGE = "too large"
+    """The KV memory of a replica that it was given could never hold it."""
     REFUSED = "refused"
     """No replica took it in time: 429."""
 

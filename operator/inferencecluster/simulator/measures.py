@@ -58,6 +58,8 @@ class Measures:
         self._outcomes: Counter[Outcome] = Counter()
         self._paths: Counter[Path] = Counter()
         self._met = 0
+        self._too_large = 0
+        self._largest_tokens = max(item.performance.kv_capacity_tokens for item in scenario.hardware.values())
         self._ttft_met = 0
         self._tpot_met = 0
         self._bins: list[_Bin] = []
@@ -91,6 +93,8 @@ class Measures:
         item = self._bin(journey.arrived_at)
         if journey.outcome is not Outcome.COMPLETED:
             item.missed += 1
+            tokens = journey.prompt_tokens + journey.output_tokens
+            self._too_large += journey.outcome is Outcome.TOO_LARGE or tokens > self._largest_tokens
             return
         item.output_tokens += journey.output_tokens
         ttft, tpot = journey.ttft_seconds, journey.tpot_seconds
@@ -162,7 +166,8 @@ class Measures:
             seconds=seconds,
             requests=self._outcomes.total(),
             completed=self._outcomes[Outcome.COMPLETED],
-            failed=self._outcomes[Outcome.FAILED],
+            failed=self._outcomes[Outcome.FAILED] + self._outcomes[Outcome.TOO_LARGE],
+            too_large=self._too_large,
             refused=self._outcomes[Outcome.REFUSED],
             slo_met=self._met,
             ttft_met=self._ttft_met,

@@ -75,6 +75,8 @@ class Report:
     requests: int
     completed: int
     failed: int
+    too_large: int
+    """Those of the failed and refused requests that the KV memory of their replicas, or of any, could never hold."""
     refused: int
     slo_met: int
     """Requests inside of both targets."""
@@ -127,6 +129,7 @@ class Report:
             "requests": self.requests,
             "completed": self.completed,
             "failed": self.failed,
+            "too_large": self.too_large,
             "refused": self.refused,
             "slo_attainment": self.slo_attainment,
             "ttft_attainment": self.ttft_met / self.requests if self.requests else 1.0,

@@ -1,0 +1,26 @@
+"""Expressions over the routers' metrics, several signals in one query."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Final
+
+ROUTER_PREFIX: Final = "inferencecluster_router_"
+"""Of every metric that routers export."""
+SIGNAL: Final = "signal"
+"""Label that says what a series of an answer is."""
+FLOWS: Final = MappingProxyType(
+    {
+        "requests": "requests_total",
+        "prompt_tokens": "prompt_tokens_total",
+        "prompt_tokens_squared": "prompt_tokens_squared_total",
+        "completed": "completed_requests_total",
+        "completed_output_tokens": "completed_output_tokens_total",
+    }
+)
+"""Field of `Flow` -> counter of the routers, without `ROUTER_PREFIX`."""
+
+
+def named(name: str, expression: str) -> str:
+    """The expression, its series labelled with what they are."""
+    return f'label_replace({expression}, "{SIGNAL}", "{name}", "", "")'
