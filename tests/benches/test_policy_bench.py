@@ -90,7 +90,8 @@ def test_the_cluster_is_the_one_of_the_definitions() -> None:
     performance = hardware()[PoolName.DECODE].performance
     assert performance.kv_capacity_tokens == 1_120_000
     assert performance.prefill.seconds(1000) == pytest.approx(0.00832 + 0.06117 + 0.000892)
-    assert reserved(boot_seconds=120.0, initial=(20, 4, 0), seed=1).spec.budget_gpus == FIXED_GPUS == 48
+    paid_for = reserved(boot_seconds=120.0, initial=(20, 4, 0), seed=1, conversion=True)
+    assert paid_for.spec.budget_gpus == FIXED_GPUS == 48
     unmoved = never_changing((20, 4, 0), seed=1)
     assert unmoved.spec.mode is ScalingMode.FIXED
     assert unmoved.initial == by_pool((20, 4, 0))
@@ -223,7 +224,7 @@ def test_the_wrong_split_is_the_opposite_of_what_is_needed(row: str) -> None:
 
 def test_replicas_that_are_paid_for_stay_and_move() -> None:
     """From four prefill and twenty decode replicas to what is needed, without a boot."""
-    scenario = reserved(boot_seconds=120.0, initial=(4, 20, 0), seed=1)
+    scenario = reserved(boot_seconds=120.0, initial=(4, 20, 0), seed=1, conversion=True)
     simulation = Simulation(scenario)
     whole_load = load_of("conversation", share=1.0).requests()
     simulation.serve(list(itertools.takewhile(lambda request: request.arrival < 90.0, whole_load)))
@@ -231,8 +232,25 @@ def test_replicas_that_are_paid_for_stay_and_move() -> None:
     assert simulation.replicas.conversions > 0
 
 
+@pytest.mark.parametrize(
+    ("row", "converts"),
+    [
+        ("product", True),
+        ("product-without-borrowing", True),
+        ("product-without-conversion", False),
+        ("hpa-queue", False),
+        ("hpa-gpu-utilization", False),
+        ("hpa-busy@0.7", False),
+    ],
+)
+def test_only_the_product_converts_and_the_others_trade_by_reboot(row: str, *, converts: bool) -> None:
+    simulation = runner(Arena(load_of("conversation")))._setup(row).simulation([], lambda _journey: None)
+    pools = simulation.replicas._scenario.spec.pools
+    assert {pool.interchangeable for pool in pools} == {converts}
+
+
 def test_engines_that_convert_make_iterations_as_long_as_prefill_ones() -> None:
-    scenario = reserved(boot_seconds=120.0, initial=(4, 20, 0), seed=1)
+    scenario = reserved(boot_seconds=120.0, initial=(4, 20, 0), seed=1, conversion=True)
     assert {item.max_num_tokens for item in scenario.hardware.values()} == {
         hardware()[PoolName.PREFILL].max_num_tokens
     }
