@@ -34,7 +34,8 @@ class Outcome:
     @property
     def holds(self) -> bool:
         """Every figure with an aim and every pool meets it, and the decisions are those of this code."""
-        return all(item.holds for item in (*self.figures, *self.sizes)) and not self.different
+        within = all(figure.holds for figure in self.figures) and all(item.holds for item in self.sizes)
+        return within and not self.different
 
 
 def markdown(demo: Demo, outcome: Outcome) -> str:
