@@ -16,7 +16,7 @@ OR_NONE := $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env kubernetes demo test unit measured simulations lint format e2e e2e-first e2e-side-by-side e2e-alone e2e-long generate golden-recording bench-router bench-policy bench-policy-quick bench-splitwise bench-agreement bench-agreement-engines clean-cluster clean
+.PHONY: help env kubernetes demo test unit measured simulations lint format e2e e2e-first e2e-side-by-side e2e-alone e2e-long generate golden-recording bench-router bench-policy bench-policy-quick bench-splitwise bench-simulator bench-agreement bench-agreement-engines clean-cluster clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -94,6 +94,9 @@ bench-policy-quick: env ## the same with few policies at a fifth of the load (mi
 
 bench-splitwise: env ## Splitwise's published results in our simulator: make bench-splitwise TRACES=folder TABLE=perf_model.csv
 	@$(RUN) -m benches.splitwise --table $(TABLE) --traces $(TRACES) --write-docs $(BENCH_ARGS)
+
+bench-simulator: env ## what a simulated request costs, beside splitwise-sim: make bench-simulator TRACES=folder [TABLE=perf_model.csv]
+	@$(RUN) -m benches.simulator_speed --traces $(TRACES) $(if $(TABLE),--table $(TABLE)) $(BENCH_ARGS)
 
 bench-agreement: demo ## the demo, then the same run in the simulator, compared: make bench-agreement TRACE=file.csv MINUTES=10
 	@$(RUN) -m benches.agreement build/demo --write-docs

@@ -97,7 +97,7 @@ def _middle(runs: list[tuple[PoolDifference, ...]]) -> tuple[PoolDifference, ...
     """Of each pool, the medians over the simulated runs."""
     return tuple(
         PoolDifference(
-            pool=of_pool[0].pool,
+            name=of_pool[0].name,
             demo_minutes=of_pool[0].demo_minutes,
             simulated_minutes=median(item.simulated_minutes for item in of_pool),
             mean_difference=median(item.mean_difference for item in of_pool),

@@ -178,6 +178,7 @@ def _fixed_jobs(options: argparse.Namespace, traces: Traces) -> list[FixedJob]:
     return [
         FixedJob(load, options.folder, name, options.boots[0])
         for load in _loads(options, traces)
+        if not load.workload.is_elastic_only
         for name in names
     ]
 

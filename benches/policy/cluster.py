@@ -66,12 +66,15 @@ def elastic(*, boot_seconds: float, initial: Sizes, peak: Sizes, seed: int) -> S
     return _scenario(spec, initial=initial, seed=seed)
 
 
-def reserved(*, boot_seconds: float, initial: Sizes, seed: int) -> Scenario:
-    """24 replicas that are paid for, in pools of any size: `budget.minGpus` is `budget.gpus`, and `scaling.conversion` Enabled."""
+def reserved(*, boot_seconds: float, initial: Sizes, seed: int, conversion: bool) -> Scenario:
+    """24 replicas that are paid for, in pools of any size: `budget.minGpus` is `budget.gpus`.
+
+    Without `conversion` pools trade by drain and boot: all that an autoscaler of replica counts can ask for.
+    """
     maxima = (FIXED_REPLICAS - 1, FIXED_REPLICAS - 1, FIXED_REPLICAS)
     spec = _spec(boot_seconds, minima=(1, 1, 0), maxima=maxima, budget=FIXED_GPUS)
     spec = replace(spec, kept_gpus=FIXED_GPUS)
-    return with_conversion(_scenario(spec, initial=initial, seed=seed), enabled=True)
+    return with_conversion(_scenario(spec, initial=initial, seed=seed), enabled=conversion)
 
 
 def with_conversion(scenario: Scenario, *, enabled: bool) -> Scenario:

@@ -219,7 +219,10 @@ class Runner:
         if name.endswith(FROM_WRONG_SPLIT):
             prefill = WRONG_SPLIT if 2 * prefill >= FIXED_REPLICAS else FIXED_REPLICAS - WRONG_SPLIT
         scenario = reserved(
-            boot_seconds=self.boot_seconds, initial=(prefill, FIXED_REPLICAS - prefill, 0), seed=self.seed
+            boot_seconds=self.boot_seconds,
+            initial=(prefill, FIXED_REPLICAS - prefill, 0),
+            seed=self.seed,
+            conversion=chosen.is_product,
         )
         context = self.facts.context(boot_seconds=self.boot_seconds, spec=scenario.spec, target=chosen.target)
         return Setup(

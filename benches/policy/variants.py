@@ -136,6 +136,11 @@ VARIANTS: Final[Mapping[str, Variant]] = MappingProxyType(
                 replaced={"demand.reserve_of": lambda *_outcomes, **_limits: NOTHING},
             ),
             Variant(
+                "without-daily-profile",
+                "no forecast: what the times of day brought is never believed",
+                replaced={"seasonality.FEWEST_JUDGED": math.inf},
+            ),
+            Variant(
                 "without-queue",
                 "no queue term: age and backlog do not size",
                 replaced={"sizing.queue_needs": lambda *_arguments: []},

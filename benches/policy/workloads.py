@@ -37,6 +37,20 @@ HOUR: Final = 3600.0
 DAY_SPEED: Final = 6.0
 """The synthetic day passes in four hours: a whole day at 60 requests/s would be three million requests per run."""
 
+WORKING_DAYS: Final = 3
+"""Of real time, so that quarters of an hour are what they are: the operator learns the first day, judges the second, and has
+believed the times of day for half a day when the third begins."""
+_OPENS: Final = 9 * HOUR - WARM_UP_SECONDS
+"""Nine o'clock on the cluster's clock, which the warm-up precedes."""
+_CLOSES: Final = _OPENS + 3 * HOUR
+"""Short days, few long documents: some 240,000 requests, and enough work that the mornings need several replicas."""
+_OPENING_SECONDS: Final = 120.0
+_CLOSING_SECONDS: Final = HOUR
+_NIGHT_SHARE: Final = 0.1
+_DOCUMENTS: Final = Phase(Shape(8000, 300, prompt_spread=0.6, output_spread=0.6), 4.0)
+_MORNING_SECONDS: Final = 900.0
+_MINUTE: Final = 60.0
+
 _PROMPT_HEAVY: Final = Phase(Shape(2000, 40), 75.0)
 _DECODE_HEAVY: Final = Phase(Shape(400, 500), 110.0)
 """Hindsight serves them with 15 + 1 and 4 + 9 prefill and decode replicas of the default hardware."""
@@ -63,6 +77,8 @@ class Workload:
     title: str
     build: Build
     spotlights: tuple[Spotlight, ...] = ()
+    is_elastic_only: bool = False
+    """Question (ii) leaves it out: where all GPUs are paid for, nobody boots, and nothing need be foreseen."""
 
     def requests(self, traces: Traces, *, load: float, seed: int) -> Iterator[Request]:
         """The warm-up and all that is scored; `load` 1 is the full load."""
@@ -119,6 +135,26 @@ def _day(traces: Traces, load: float, seed: int) -> Iterator[Request]:  # noqa: 
     return scaled_time(requests, 1.0 / DAY_SPEED)
 
 
+def _working_days(traces: Traces, load: float, seed: int) -> Iterator[Request]:  # noqa: ARG001 - `Build`: no trace
+    minutes = range(int(WORKING_DAYS * DAY_SECONDS / _MINUTE))
+    shares = (_share_of_peak((minute + 0.5) * _MINUTE % DAY_SECONDS) for minute in minutes)
+    phases = [Phase(_DOCUMENTS.shape, _DOCUMENTS.requests_per_second * load * share) for share in shares]
+    return alternating(phases, phase_seconds=_MINUTE, duration_seconds=WORKING_DAYS * DAY_SECONDS, seed=seed)
+
+
+def _share_of_peak(time: float) -> float:
+    """Of a working day, `time` seconds after its midnight: up within minutes, down within an hour."""
+    opened = min(1.0, max(0.0, (time - _OPENS) / _OPENING_SECONDS))
+    closed = min(1.0, max(0.0, (time - _CLOSES) / _CLOSING_SECONDS))
+    return _NIGHT_SHARE + (1.0 - _NIGHT_SHARE) * (opened - closed)
+
+
+def _morning(day: int) -> Spotlight:
+    """The quarter of an hour in which a day opens."""
+    start = day * DAY_SECONDS + _OPENS
+    return Spotlight(f"morning {day + 1}", start, start + _MORNING_SECONDS)
+
+
 WORKLOADS: Final[Mapping[str, Workload]] = MappingProxyType(
     {
         workload.name: workload
@@ -162,6 +198,13 @@ WORKLOADS: Final[Mapping[str, Workload]] = MappingProxyType(
                 ),
             ),
             Workload("day", "a day (1,020/129 tokens), a fifth of its peak at night, in four hours", _day),
+            Workload(
+                "working-days",
+                f"{WORKING_DAYS} days of documents (8,000/300 tokens) that open at nine, tenfold within two minutes",
+                _working_days,
+                tuple(_morning(day) for day in range(1, WORKING_DAYS)),
+                is_elastic_only=True,
+            ),
         )
     }
 )

@@ -13,8 +13,17 @@ import pytest
 import typer
 from benches.agreement import __main__ as program
 from benches.agreement import engines as processes
-from benches.agreement.comparison import AIM, Figure, figures, pool_differences, side_of_demo
+from benches.agreement.comparison import (
+    AIM,
+    Figure,
+    PoolDifference,
+    all_pools,
+    figures,
+    pool_differences,
+    side_of_demo,
+)
 from benches.agreement.recorded import read_demo
+from benches.agreement.report import Outcome, markdown
 from benches.agreement.simulated import IDLE_SECONDS, setting_of
 from benches.scenarios.markdown import filled
 from e2e.demo import evidence
@@ -136,6 +145,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the comparison draws."""
+    return tmp_path_factory.mktemp("pictures")
+
+
+@pytest.fixture(scope="module")
+def outcome(folder: Path, pictures: Path) -> Outcome:
+    """That demo beside the simulator."""
+    return program.compare(read_demo(folder), pictures)
+
+
 def answers_of(journeys: list[Journey]) -> Iterator[Answer]:
     for journey in journeys:
         yield Answer(
@@ -172,14 +193,12 @@ def test_the_simulator_is_given_the_engines_as_they_were_told(folder: Path, tmp_
     assert setting_of(changed).hardware[PoolName.DECODE].link_bytes_per_second == 1e9
 
 
-def test_a_simulated_demo_agrees_with_the_simulator(folder: Path, tmp_path: Path) -> None:
-    demo = read_demo(folder)
-    outcome = program.compare(demo, tmp_path)
+def test_a_simulated_demo_agrees_with_the_simulator(outcome: Outcome, pictures: Path) -> None:
     for figure in outcome.figures:
         # One of the simulated runs has the very ticks of the demo, and repeats it.
         assert any(value == pytest.approx(figure.demo, rel=0.02) for value in figure.simulated), figure
     assert outcome.pools[0].demo_minutes > 1.5
-    assert {path.name for path in tmp_path.iterdir()} == {"pools.svg", "pools.png"}
+    assert {path.name for path in pictures.iterdir()} == {"pools.svg", "pools.png"}
 
 
 def test_the_command_writes_a_table_for_the_page(folder: Path, tmp_path: Path) -> None:
@@ -255,6 +274,54 @@ def test_pools_are_compared_second_by_second(folder: Path) -> None:
         assert difference.simulated_minutes - difference.demo_minutes == pytest.approx(
             difference.difference_minutes
         )
+
+
+@pytest.mark.parametrize(
+    ("demo_minutes", "apart", "error", "holds"),
+    [
+        pytest.param(50.0, 5.0, 0.1, True, id="at the aim"),
+        pytest.param(7.1, 6.5, 6.5 / 7.1, False, id="a small pool that is nearly twice as large"),
+        pytest.param(0.0, 0.0, 0.0, True, id="a pool that neither side has"),
+        pytest.param(0.0, 0.5, math.inf, False, id="a pool that only the simulator has"),
+    ],
+)
+def test_pool_sizes_have_the_same_aim_as_latencies(
+    demo_minutes: float, apart: float, error: float, *, holds: bool
+) -> None:
+    found = PoolDifference("mixed", demo_minutes, demo_minutes + apart, 0.1, apart)
+    assert found.error == pytest.approx(error)
+    assert found.holds is holds
+
+
+def test_what_one_pool_has_too_much_does_not_make_up_for_another() -> None:
+    found = all_pools(
+        (PoolDifference("prefill", 10.0, 12.0, 0.2, 2.0), PoolDifference("decode", 10.0, 8.0, 0.2, 2.0))
+    )
+    assert (found.demo_minutes, found.simulated_minutes) == (20.0, 20.0)
+    assert found.error == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("mixed_apart", "said", "holds"),
+    [
+        pytest.param(0.0, "Every figure with an aim", True, id="all within"),
+        pytest.param(
+            1.5,
+            "ready replicas over time, mixed, 1.5 (75%) replica-minutes apart (3.5 in the simulator, 2.0 in the demo)",
+            False,
+            id="mixed beyond",
+        ),
+    ],
+)
+def test_the_verdict_names_pools_that_miss_the_aim(
+    folder: Path, outcome: Outcome, mixed_apart: float, said: str, *, holds: bool
+) -> None:
+    alike = tuple(PoolDifference(name, 50.0, 50.0, 0.0, 0.0) for name in ("prefill", "decode"))
+    mixed = PoolDifference("mixed", 2.0, 2.0 + mixed_apart, mixed_apart / 10, mixed_apart)
+    exact = tuple(replace(figure, simulated=(figure.demo,)) for figure in outcome.figures)
+    found = replace(outcome, figures=exact, pools=(*alike, mixed), different=0)
+    assert found.holds is holds
+    assert said in markdown(read_demo(folder), found)
 
 
 def test_both_sides_are_judged_by_the_same_rule(folder: Path) -> None:

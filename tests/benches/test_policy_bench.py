@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from benches.policy import __main__ as policy_bench
 from benches.policy import fixed, store
 from benches.policy.__main__ import main
 from benches.policy.cluster import FIXED_GPUS, by_pool, elastic, hardware, reserved
@@ -38,6 +40,7 @@ from benches.policy.workloads import WARM_UP_SECONDS, WORKLOADS
 from inferencecluster.core import demand
 from inferencecluster.core.errors import SpecError
 from inferencecluster.core.fleet import PoolName
+from inferencecluster.core.seasonality import SLOTS, DayProfile
 from inferencecluster.core.spec import ScalingMode
 from inferencecluster.simulator.simulation import Simulation
 
@@ -82,6 +85,26 @@ def test_phases_alternate_in_the_workload_that_says_so() -> None:
     assert min(outputs[1::2]) > 3 * max(outputs[::2])
 
 
+def test_working_days_open_on_the_hour_of_the_clusters_clock_and_tenfold_within_minutes() -> None:
+    """So that a quarter of an hour of the daily profile is the one that rises, and no trend could have seen it."""
+    workload = WORKLOADS["working-days"]
+    scored = list(load_of("working-days", share=0.3).scored())
+    assert len(workload.spotlights) == 2
+    for spot in workload.spotlights:
+        assert (spot.start + WARM_UP_SECONDS) % 3600.0 == 0.0
+        before, opened = (
+            sum(begin <= request.arrival < begin + 600.0 for request in scored)
+            for begin in (spot.start - 600.0, spot.start + 120.0)
+        )
+        assert 6 * before < opened < 16 * before
+
+
+def test_where_nobody_boots_no_morning_is_judged(tmp_path: Path) -> None:
+    options = policy_bench._parser().parse_args(["--folder", str(tmp_path)])
+    asked = {job.load.workload_name for job in policy_bench._fixed_jobs(options, STAND_INS)}
+    assert asked == set(WORKLOADS) - {"working-days"}
+
+
 def test_the_cluster_is_the_one_of_the_definitions() -> None:
     scenario = elastic(boot_seconds=120.0, initial=(3, 1, 0), peak=(20, 5, 0), seed=1)
     assert (scenario.slo.ttft_seconds, scenario.slo.itl_seconds) == (1.0, 0.040)
@@ -90,7 +113,8 @@ def test_the_cluster_is_the_one_of_the_definitions() -> None:
     performance = hardware()[PoolName.DECODE].performance
     assert performance.kv_capacity_tokens == 1_120_000
     assert performance.prefill.seconds(1000) == pytest.approx(0.00832 + 0.06117 + 0.000892)
-    assert reserved(boot_seconds=120.0, initial=(20, 4, 0), seed=1).spec.budget_gpus == FIXED_GPUS == 48
+    paid_for = reserved(boot_seconds=120.0, initial=(20, 4, 0), seed=1, conversion=True)
+    assert paid_for.spec.budget_gpus == FIXED_GPUS == 48
     unmoved = never_changing((20, 4, 0), seed=1)
     assert unmoved.spec.mode is ScalingMode.FIXED
     assert unmoved.initial == by_pool((20, 4, 0))
@@ -223,7 +247,7 @@ def test_the_wrong_split_is_the_opposite_of_what_is_needed(row: str) -> None:
 
 def test_replicas_that_are_paid_for_stay_and_move() -> None:
     """From four prefill and twenty decode replicas to what is needed, without a boot."""
-    scenario = reserved(boot_seconds=120.0, initial=(4, 20, 0), seed=1)
+    scenario = reserved(boot_seconds=120.0, initial=(4, 20, 0), seed=1, conversion=True)
     simulation = Simulation(scenario)
     whole_load = load_of("conversation", share=1.0).requests()
     simulation.serve(list(itertools.takewhile(lambda request: request.arrival < 90.0, whole_load)))
@@ -231,8 +255,25 @@ def test_replicas_that_are_paid_for_stay_and_move() -> None:
     assert simulation.replicas.conversions > 0
 
 
+@pytest.mark.parametrize(
+    ("row", "converts"),
+    [
+        ("product", True),
+        ("product-without-borrowing", True),
+        ("product-without-conversion", False),
+        ("hpa-queue", False),
+        ("hpa-gpu-utilization", False),
+        ("hpa-busy@0.7", False),
+    ],
+)
+def test_only_the_product_converts_and_the_others_trade_by_reboot(row: str, *, converts: bool) -> None:
+    simulation = runner(Arena(load_of("conversation")))._setup(row).simulation([], lambda _journey: None)
+    pools = simulation.replicas._scenario.spec.pools
+    assert {pool.interchangeable for pool in pools} == {converts}
+
+
 def test_engines_that_convert_make_iterations_as_long_as_prefill_ones() -> None:
-    scenario = reserved(boot_seconds=120.0, initial=(4, 20, 0), seed=1)
+    scenario = reserved(boot_seconds=120.0, initial=(4, 20, 0), seed=1, conversion=True)
     assert {item.max_num_tokens for item in scenario.hardware.values()} == {
         hardware()[PoolName.PREFILL].max_num_tokens
     }
@@ -286,6 +327,13 @@ def test_a_variant_replaces_a_constant_for_one_run_only() -> None:
     with contender("product-without-hold").applied():
         assert demand.HOLD_BOOTS == 0.0
     assert before == demand.HOLD_BOOTS
+
+
+def test_without_the_daily_profile_a_profile_that_has_proven_itself_is_not_believed() -> None:
+    proven = replace(DayProfile.empty(), verdicts=((1.0, 0.0),) * SLOTS)
+    assert proven.is_trusted
+    with contender("product-without-daily-profile").applied():
+        assert not proven.is_trusted
 
 
 def test_a_variant_of_what_is_not_there_any_more_is_an_error() -> None:

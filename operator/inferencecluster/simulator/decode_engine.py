@@ -48,6 +48,7 @@ class DecodeBatch:
         "_flat",
         "_marks",
         "_number",
+        "_times",
         "context_tokens",
         "growing",
         "growing_tokens",
@@ -57,10 +58,10 @@ class DecodeBatch:
         "step",
     )
 
-    def __init__(self, times: StepTimes, max_size: int) -> None:
-        """`max_size`: members at most."""
-        # Looked up once per run of steps, which costs no more than the closed form did.
-        self._flat = (0.0, *(times.flat_step_seconds(size) for size in range(1, max_size + 1)))
+    def __init__(self, times: StepTimes) -> None:
+        self._times = times
+        # By size, up to the largest so far: whoever times steps is asked once for each, and not in every run.
+        self._flat = [0.0]
         self._c = times.context_token_seconds
         self._marks: list[tuple[int, int, Sequence]] = []
         self._number = 0
@@ -95,6 +96,8 @@ class DecodeBatch:
         sequence.joined_at_step = self.step
         self.members[sequence] = None
         self.size += 1
+        if self.size == len(self._flat):
+            self._flat.append(self._times.flat_step_seconds(self.size))
         context = sequence.prompt_tokens + sequence.generated
         self.context_tokens += context
         self.prompt_tokens += sequence.prompt_tokens

@@ -217,7 +217,7 @@ class Frontend:
     def _offer(self, journey: Journey, now: float) -> bool:
         """Whether replicas took the request, or it has ended because none ever could."""
         request = RoutingRequest(journey.prompt_tokens, journey.expected_output, journey.excluded)
-        decision = route(request, self.ledger.fleet, self._policy)
+        decision = route(request, self.ledger.up_to_date(), self._policy)
         if isinstance(decision, Hold):
             return False
         self.ledger.assign(journey, decision, now)

@@ -115,8 +115,11 @@ class Ledger:
 
     def __init__(self) -> None:
         self.fleet = Fleet()
+        """Who serves, always; what they hold, as of the last `up_to_date`."""
         self.entries: dict[str, Entry] = {}
         self.mixed_requests = 0
+        # Several bookings between two decisions are shown once.
+        self._booked: dict[Entry, None] = {}
 
     def add(self, entry: Entry) -> None:
         """A replica became ready."""
@@ -128,6 +131,13 @@ class Ledger:
         if self.entries.get(entry.name) is entry:
             del self.entries[entry.name]
             self.fleet.remove(entry.name)
+
+    def up_to_date(self) -> Fleet:
+        """The fleet with all that is booked: what a decision looks at."""
+        for entry in self._booked:
+            self.publish(entry)
+        self._booked.clear()
+        return self.fleet
 
     def publish(self, entry: Entry) -> None:
         """Show routing the entry as it is now, unless its replica is gone."""
@@ -154,9 +164,9 @@ class Ledger:
         first.pending_prefill_tokens += journey.prompt_tokens
         last.reserved_kv_tokens += journey.prompt_tokens + journey.expected_output
         last.sequences += 1
-        self.publish(first)
+        self._booked[first] = None
         if last is not first:
-            self.publish(last)
+            self._booked[last] = None
 
     def prefill_ended(self, journey: Journey, now: float) -> None:
         """The prompt of a disaggregated request is done; its KV cache waits to be fetched."""
@@ -168,7 +178,7 @@ class Ledger:
         last.decoding += 1
         last.decoding_prompt_tokens += journey.prompt_tokens
         last.note(now, 1)
-        self.publish(first)
+        self._booked[first] = None
 
     def token_phase_began(self, journey: Journey, now: float) -> None:
         """The first token came."""
@@ -179,14 +189,14 @@ class Ledger:
             self._end_prefill(journey, first)
             last.decoding += 1
             last.decoding_prompt_tokens += journey.prompt_tokens
-            self.publish(last)
+            self._booked[last] = None
 
     def outgrew(self, journey: Journey) -> None:
         """The answer is longer than what is reserved for it: reserve as much again."""
         _, last = replicas_of(journey)
         last.reserved_kv_tokens += journey.expected_output
         journey.expected_output *= 2
-        self.publish(last)
+        self._booked[last] = None
 
     def release(self, journey: Journey, now: float) -> None:
         """The request has left its replicas, however it ended."""
@@ -198,7 +208,7 @@ class Ledger:
                 first.in_flight -= 1
                 del first.journeys[journey]
                 first.note(now, -1)
-                self.publish(first)
+                self._booked[first] = None
         else:
             last.decoding -= 1
             last.decoding_prompt_tokens -= journey.prompt_tokens
@@ -214,7 +224,7 @@ class Ledger:
             last.note(now, -1)
             last.mixed_requests -= 1
             self.mixed_requests -= 1
-        self.publish(last)
+        self._booked[last] = None
         journey.first = journey.last = None
 
     def _end_prefill(self, journey: Journey, first: Entry) -> None:

@@ -48,7 +48,7 @@ class Engine:
     def __init__(self, limits: EngineLimits, times: StepTimes, events: EventQueue, host: EngineHost) -> None:
         self.limits = limits
         self.usage = Usage()
-        self.batch = DecodeBatch(times, limits.max_batch_size)
+        self.batch = DecodeBatch(times)
         self.batches = PromptBatches()
         self.reserved_tokens = 0
         """KV tokens that are set aside; `batch.growing_tokens` come on top."""
