@@ -63,6 +63,7 @@ def observed(
     starting: int = 0,
     share: float = 0.0,
     concurrency: float = 0.0,
+    unserved: int = 0,
     members: tuple[ReplicaSignals, ...] | None = None,
 ) -> PoolSignals:
     """`share` stands for each of the three shares."""
@@ -73,6 +74,7 @@ def observed(
         busy_share=share,
         kv_share=share,
         concurrency=concurrency,
+        unserved_requests=unserved,
         members=tuple(member(index) for index in range(serving)) if members is None else members,
     )
 
@@ -98,9 +100,6 @@ def signals(
         flow=flow,
         decoded_tokens=0.0,
         completed_tokens=0.0,
-        held_requests=0,
-        held_tokens=0,
-        head_age_seconds=0.0,
         mean_ttft_seconds=Missing("NothingCompleted"),
         mean_itl_seconds=Missing("NothingCompleted"),
     )

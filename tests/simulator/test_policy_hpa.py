@@ -106,10 +106,10 @@ def test_a_cluster_of_mixed_replicas_has_one_hpa() -> None:
     assert BusyShareHpa(context(alone)).sizes(look) == {M: 6}
 
 
-def test_the_queue_of_a_pool_is_what_waits_in_its_engines_and_in_the_router() -> None:
-    prefill = observed(2, members=(member(0, waiting=9), member(1, waiting=8)))
-    look = signals(prefill=prefill, decode=observed(1), held_requests=6)
-    # prefill (17 + 6) / 5 = 4.6; decode 6 / 5 = 1.2
+def test_the_queue_of_a_pool_is_what_waits_at_its_replicas_or_for_the_first_of_them() -> None:
+    prefill = observed(2, members=(member(0, waiting=12), member(1, waiting=11)))
+    look = signals(prefill=prefill, decode=observed(0, starting=1, unserved=6))
+    # prefill 23 / 5 = 4.6; decode 6 / 5 = 1.2
     assert QueueHpa(context()).sizes(look) == {P: 5, D: 2, M: 0}
 
 
@@ -134,8 +134,13 @@ def test_keda_sleeps_after_its_cooldown_and_wakes_at_its_next_poll() -> None:
     assert idle[285] == 1
     assert idle[300] == 0
     # A request at 316 is seen by the poll of 330.
-    assert policy.sizes(signals(316.0, held_requests=1, cluster_spec=zero))[P] == 0
-    assert policy.sizes(signals(330.0, held_requests=1, cluster_spec=zero))[P] == 1
+    asleep = observed(0, unserved=1)
+    assert policy.sizes(signals(316.0, prefill=asleep, decode=asleep, cluster_spec=zero))[P] == 0
+    assert policy.sizes(signals(330.0, prefill=asleep, decode=asleep, cluster_spec=zero)) == {
+        P: 1,
+        D: 1,
+        M: 0,
+    }
 
 
 @given(

@@ -11,7 +11,9 @@ from inferencecluster.simulator.policies.knative import KnativeKpa, KnativeScale
 
 def test_the_stable_window_is_the_mean_of_sixty_seconds() -> None:
     scaler = KnativeScaler(spec().pool(P), target=7.0)
-    sizes = [scaler.size(observed(1), 20.0 if step < 15 else 34.0, step * 2.0) for step in range(30)]
+    sizes = [
+        scaler.size(observed(1, concurrency=20.0 if step < 15 else 34.0), step * 2.0) for step in range(30)
+    ]
     # 20 / 7 = 2.86: 3 replicas wanted with 1 ready is panic, and panic never shrinks.
     assert sizes[0] == 3
     # After 60 s the stable mean is 27 (3.86: 4), but the panic window of 34 wants 4.86: 5.
@@ -21,16 +23,16 @@ def test_the_stable_window_is_the_mean_of_sixty_seconds() -> None:
 def test_below_the_panic_threshold_only_the_stable_window_counts() -> None:
     scaler = KnativeScaler(spec().pool(P), target=10.0)
     # One ready replica starts outside of panic. 15 / 10 wants 2, which is twice 1: panic. 14 with 2 ready is none.
-    sizes = [scaler.size(observed(1), 9.0, step * 2.0) for step in range(10)]
+    sizes = [scaler.size(observed(1, concurrency=9.0), step * 2.0) for step in range(10)]
     assert set(sizes) == {1}
-    sizes = [scaler.size(observed(2), 19.0, 20.0 + step * 2.0) for step in range(3)]
+    sizes = [scaler.size(observed(2, concurrency=19.0), 20.0 + step * 2.0) for step in range(3)]
     # Stable mean over 13 samples: (90 + 57) / 13 = 11.3: 2 replicas; panic wants 1.9: 2 < 2 * 2.
     assert sizes[-1] == 2
 
 
 def test_a_scaler_that_finds_replicas_begins_in_panic_and_leaves_it_after_a_stable_window() -> None:
     scaler = KnativeScaler(spec().pool(P), target=10.0)
-    sizes = {step * 2: scaler.size(observed(8), 5.0, step * 2.0) for step in range(40)}
+    sizes = {step * 2: scaler.size(observed(8, concurrency=5.0), step * 2.0) for step in range(40)}
     assert sizes[60] == 8
     # More than 60 s after it began: stable wants 1, but at most halves what is ready: 8 / 2 = 4.
     assert sizes[62] == 4
@@ -39,17 +41,15 @@ def test_a_scaler_that_finds_replicas_begins_in_panic_and_leaves_it_after_a_stab
 def test_zero_takes_a_grace_period_where_the_pool_allows_it() -> None:
     zero = spec(minimum=0)
     scaler = KnativeScaler(zero.pool(P), target=10.0)
-    sizes = {step * 2: scaler.size(observed(1), 0.0, step * 2.0) for step in range(20)}
+    sizes = {step * 2: scaler.size(observed(1), step * 2.0) for step in range(20)}
     assert sizes[28] == 1
     assert sizes[30] == 0
-    assert scaler.size(observed(0), 25.0, 100.0) == 3
+    assert scaler.size(observed(0, concurrency=25.0), 100.0) == 3
 
 
 def test_the_target_is_seventy_per_cent_of_what_a_replica_holds() -> None:
     # Prefill holds 0.4 / 0.114025 = 3.508 requests within the TTFT target, 70 %: 2.456. Decode holds 50, 70 %: 35.
-    look = signals(
-        prefill=observed(1, concurrency=7.0), decode=observed(1, concurrency=70.0), held_requests=1
-    )
+    look = signals(prefill=observed(1, concurrency=8.0), decode=observed(1, concurrency=71.0))
     # prefill 8 / 2.456 = 3.26: 4; decode 71 / 35 = 2.03: 3
     assert KnativeKpa(context()).sizes(look) == {P: 4, D: 3, M: 0}
 

@@ -89,13 +89,19 @@ def test_what_was_in_use_when_requests_queued_is_the_capacity_from_then_on() -> 
     assert D not in policy.sizes(signals(60.0, decode=calm, flow=requests(100, 60.0)))
 
 
-def test_the_routers_line_is_demand_of_both_roles() -> None:
+def test_a_queueing_engine_is_as_full_as_its_iterations() -> None:
+    # Of 8192 tokens, although the router sent it 2000. 20 prompts wait: (2000 + 19,000) / 0.85 = 24,706: 2.02 more.
     look = signals(
-        prefill=observed(1),
+        prefill=observed(1, members=(member(kv=2000, waiting=20),)),
         decode=observed(1),
         flow=requests(100, 60.0),
-        held_requests=200,
-        held_tokens=190_000,
     )
-    # Prefill 190,000 / 0.85 = 223,529 - 160,000: 0.40; decode 210,000 / 0.85 = 247,059 - 160,000: 0.54
-    assert WvaTokens(context()).sizes(look) == {P: 2, D: 2, M: 0}
+    assert WvaTokens(context()).sizes(look) == {P: 4, M: 0}
+
+
+def test_what_waits_for_a_pool_without_replicas_is_its_demand() -> None:
+    policy = WvaTokens(context())
+    policy.sizes(signals(prefill=observed(1), decode=observed(1), flow=requests(100, 60.0)))
+    # 400 * 1050 / 0.85 = 494,118 of 160,000 each: 3.09
+    asleep = signals(60.0, prefill=observed(1), decode=observed(0, unserved=400), flow=requests(100, 60.0))
+    assert policy.sizes(asleep) == {D: 4, M: 0}

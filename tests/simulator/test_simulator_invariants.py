@@ -45,6 +45,8 @@ class Whims:
             assert 0 <= pool.serving <= pool.replicas
             assert 0.0 <= pool.kernel_utilization <= 1.0 + 1e-9
             assert pool.concurrency >= -1e-9
+            assert pool.waiting_requests >= pool.unserved_requests >= 0
+            assert pool.unserved_requests == 0 or pool.serving == 0
             assert all(0 <= member.resident_kv_tokens <= SMALL.kv_capacity_tokens for member in pool.members)
         self.asked += 1
         return self.wishes[self.asked % len(self.wishes)] if self.wishes else {}

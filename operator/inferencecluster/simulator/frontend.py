@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from inferencecluster.core.routing import Hold, RoutingPolicy, RoutingRequest, route
+from inferencecluster.core.routing import Hold, HoldReason, RoutingPolicy, RoutingRequest, route
 from inferencecluster.core.waiting import WaitingLine
 from inferencecluster.simulator.counters import Counters
 from inferencecluster.simulator.events import EventQueue
@@ -88,6 +88,8 @@ class Frontend:
         """Told when a request is held while no replica serves."""
         self.held_tokens = 0
         """Prompt tokens of the requests that wait here."""
+        self.hold_reason = HoldReason.NO_REPLICA
+        """Why the one that was looked at last waits; of no meaning while nobody does."""
         self._settings = settings
         self._policy = settings.routing
         self._events = events
@@ -219,6 +221,7 @@ class Frontend:
         request = RoutingRequest(journey.prompt_tokens, journey.expected_output, journey.excluded)
         decision = route(request, self.ledger.up_to_date(), self._policy)
         if isinstance(decision, Hold):
+            self.hold_reason = decision.reason
             return False
         self.ledger.assign(journey, decision, now)
         first, last = replicas_of(journey)

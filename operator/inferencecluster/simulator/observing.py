@@ -22,6 +22,7 @@ from inferencecluster.simulator.activity import utilization
 from inferencecluster.simulator.counters import Counters, Totals
 from inferencecluster.simulator.frontend import Frontend
 from inferencecluster.simulator.ledger import Entry
+from inferencecluster.simulator.queues import in_equal_parts, sized_pools, stands_before
 from inferencecluster.simulator.replicas import Replicas, SimulatedReplica
 from inferencecluster.simulator.signals import PoolSignals, ReplicaSignals, Signals
 
@@ -56,6 +57,25 @@ class _Snapshot:
     totals: Totals
     uses: Mapping[str, _Use]
     """By uid of the replicas that were ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """Requests that wait in the router for one pool, and their prompt tokens that are to be prefilled there."""
+
+    requests: int
+    tokens: int
+
+    def parts(self, replicas: int) -> list[_Line]:
+        """In equal parts, one for each replica."""
+        if replicas == 0:
+            return []
+        return [
+            _Line(requests, tokens)
+            for requests, tokens in zip(
+                in_equal_parts(self.requests, replicas), in_equal_parts(self.tokens, replicas), strict=True
+            )
+        ]
 
 
 class Observer:
@@ -117,9 +137,6 @@ class Observer:
             flow=totals.flow_since(earlier),
             decoded_tokens=float(totals.decoded_tokens - earlier.decoded_tokens),
             completed_tokens=float(totals.completed_tokens - earlier.completed_tokens),
-            held_requests=self._frontend.held_requests,
-            held_tokens=self._frontend.held_tokens,
-            head_age_seconds=self._frontend.head_age_seconds(now),
             mean_ttft_seconds=totals.mean_ttft_since(earlier),
             mean_itl_seconds=totals.mean_itl_since(earlier),
         )
@@ -207,7 +224,11 @@ class Observer:
 
     def _pool(self, name: PoolName, spec: ClusterSpec, now: _Snapshot, before: _Snapshot) -> PoolSignals:
         mine = [replica for replica in self._replicas if replica.home is name]
-        serving = [replica for replica in mine if replica.is_serving]
+        serving = sorted(
+            (entry for replica in mine if replica.is_serving and (entry := replica.entry) is not None),
+            key=lambda entry: entry.name,
+        )
+        line = self._line(name, spec, is_served=bool(serving))
         used = [
             (replica, use, seconds)
             for replica, use, seconds in self._grown(name, now, before)
@@ -224,25 +245,37 @@ class Observer:
             / count,
             busy_share=sum(_busy(name, spec, use) / seconds for _, use, seconds in used) / count,
             kv_share=sum(use.kv_token_seconds / seconds / capacity for _, use, seconds in used) / count,
-            concurrency=sum(use.concurrency_seconds / seconds for _, use, seconds in used),
+            concurrency=sum(use.concurrency_seconds / seconds for _, use, seconds in used) + line.requests,
+            unserved_requests=0 if serving else line.requests,
             members=tuple(
-                self._member(replica.entry, spec, now.totals)
-                for replica in sorted(serving, key=lambda replica: replica.name)
-                if replica.entry is not None
+                self._member(entry, spec, now.totals, part)
+                for entry, part in zip(serving, line.parts(len(serving)), strict=True)
             ),
         )
 
-    def _member(self, entry: Entry, spec: ClusterSpec, totals: Totals) -> ReplicaSignals:
+    def _line(self, name: PoolName, spec: ClusterSpec, *, is_served: bool) -> _Line:
+        """What the router holds that waits for this pool. A pool without a serving replica keeps all of it waiting."""
+        frontend = self._frontend
+        if name not in sized_pools(spec) or (
+            is_served and name is not stands_before(frontend.hold_reason, spec)
+        ):
+            return _Line(0, 0)
+        # Prompts are done before a request waits for decode.
+        return _Line(frontend.held_requests, 0 if name is PoolName.DECODE else frontend.held_tokens)
+
+    def _member(self, entry: Entry, spec: ClusterSpec, totals: Totals, line: _Line) -> ReplicaSignals:
+        """With its part of the router's line."""
         engine, performance = entry.engine, spec.pool(entry.home).performance
         mean_prompt = totals.prompt_tokens / totals.requests if totals.requests else 0.0
+        queued_tokens = entry.pending_prefill_tokens + line.tokens
         return ReplicaSignals(
             name=entry.name,
-            queued_tokens=entry.pending_prefill_tokens,
-            waiting_requests=engine.waiting_requests,
+            queued_tokens=queued_tokens,
+            waiting_requests=engine.waiting_requests + line.requests,
             running_requests=engine.running_requests,
             resident_kv_tokens=engine.resident_tokens(totals.time),
             kv_capacity_tokens=entry.kv_capacity_tokens,
-            ttft_estimate_seconds=performance.prefill.seconds(entry.pending_prefill_tokens + mean_prompt),
+            ttft_estimate_seconds=performance.prefill.seconds(queued_tokens + mean_prompt),
             itl_estimate_seconds=performance.decode.step_seconds(
                 max(1, engine.batch.size), engine.context_tokens(totals.time)
             ),

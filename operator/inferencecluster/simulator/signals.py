@@ -23,14 +23,14 @@ class ReplicaSignals:
 
     name: str
     queued_tokens: int
-    """Prompt tokens sent to it whose prefill has not begun or not ended."""
+    """Prompt tokens whose prefill has not begun or not ended: sent to it, and its part of the line (`queues`)."""
     waiting_requests: int
-    """Requests in its own queue, of either phase, that do not run yet."""
+    """Requests in its queue, of either phase, that do not run yet: its own, and its part of the line."""
     running_requests: int
     resident_kv_tokens: int
     kv_capacity_tokens: int
     ttft_estimate_seconds: float
-    """Prefill of what is queued here plus one mean prompt, by the performance model."""
+    """Prefill of what is queued plus one mean prompt, by the performance model."""
     itl_estimate_seconds: float
     """Length of its next decode step; of a step over one sequence while it is empty."""
 
@@ -50,14 +50,22 @@ class PoolSignals:
     kv_share: float
     """Share of KV memory in use."""
     concurrency: float
-    """Requests in the pool, running and waiting: mean over the interval, summed over replicas."""
+    """Requests in the pool, running and waiting: mean over the interval, summed over replicas; and now waiting in line
+    for it."""
+    unserved_requests: int
+    """Requests that wait while none of the pool's replicas serves; 0 as soon as one does, which then counts them."""
     members: tuple[ReplicaSignals, ...]
     """Serving replicas by name."""
+
+    @property
+    def waiting_requests(self) -> int:
+        """Requests that wait for the pool now, whether it has replicas or not."""
+        return self.unserved_requests + sum(member.waiting_requests for member in self.members)
 
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """One look of a policy at the cluster. Everything but `now`, `members` and the queue is over its last interval."""
+    """One look of a policy at the cluster. Everything but `now`, `members` and what waits is over its last interval."""
 
     now: float
     spec: ClusterSpec
@@ -68,11 +76,6 @@ class Signals:
     """Output tokens that the engines produced in the interval, of requests that have ended or not."""
     completed_tokens: float
     """Prompt and output tokens of the requests that ended: KV memory that was freed."""
-    held_requests: int
-    """Requests waiting in the router now."""
-    held_tokens: int
-    """Prompt tokens of those."""
-    head_age_seconds: float
     mean_ttft_seconds: float | Missing
     """Of first tokens in the interval."""
     mean_itl_seconds: float | Missing

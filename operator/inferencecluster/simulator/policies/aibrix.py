@@ -21,13 +21,9 @@ from typing import Final
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.spec import Behavior, PoolSpec, ScalingRules, SelectPolicy
 from inferencecluster.simulator.policies.capacity import ReplicaCapacity
-from inferencecluster.simulator.policies.context import (
-    PolicyContext,
-    sized_pools,
-    whole,
-    with_mixed_minimum,
-)
+from inferencecluster.simulator.policies.context import PolicyContext, whole, with_mixed_minimum
 from inferencecluster.simulator.policies.hpa import HorizontalPodAutoscaler
+from inferencecluster.simulator.queues import sized_pools
 from inferencecluster.simulator.signals import Signals
 
 RESYNC_SECONDS: Final = 10.0

@@ -1,4 +1,4 @@
-"""What a policy may be built from, and the few questions that several policies ask of the signals.
+"""What a policy may be built from, and what several policies do alike.
 
 The mixed pool is at its minimum under every baseline, because none of the published systems has one; where both base
 pools are off (`maxReplicas` 0) it is the one pool there is, and is sized like any other.
@@ -15,7 +15,6 @@ from typing import Final
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.observation import Flow
 from inferencecluster.core.spec import ClusterSpec, PoolSpec
-from inferencecluster.simulator.signals import PoolSignals, Signals
 from inferencecluster.simulator.workload import Request
 
 ROUNDING: Final = 1e-9
@@ -44,12 +43,6 @@ class PolicyContext:
     """The one knob of a policy that has one (its class says which); None for its default."""
 
 
-def sized_pools(spec: ClusterSpec) -> tuple[PoolName, ...]:
-    """The pools that a policy sizes: base pools that are on, else mixed."""
-    base = tuple(name for name in (PoolName.PREFILL, PoolName.DECODE) if spec.pool(name).max_replicas > 0)
-    return base or (PoolName.MIXED,)
-
-
 def with_mixed_minimum(spec: ClusterSpec, sizes: Mapping[PoolName, int]) -> Mapping[PoolName, int]:
     """`sizes`, and the mixed pool at its minimum unless they speak of it."""
     return {PoolName.MIXED: spec.pool(PoolName.MIXED).min_replicas, **sizes}
@@ -63,15 +56,6 @@ def bounded(pool: PoolSpec, replicas: int) -> int:
 def whole(replicas: float) -> int:
     """Rounded up, floating-point noise aside; never negative."""
     return max(0, math.ceil(replicas - ROUNDING))
-
-
-def waiting_requests(signals: Signals, pool: PoolSignals) -> int:
-    """Requests that wait for a pool: in its engines, and in the router.
-
-    The router's one line stands in front of all pools and does not tell which of them is full; llm-d's WVA attributes
-    its scheduler queue to prefill and to decode alike, and so does this.
-    """
-    return signals.held_requests + sum(member.waiting_requests for member in pool.members)
 
 
 @dataclass(slots=True)

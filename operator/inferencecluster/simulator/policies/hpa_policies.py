@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from inferencecluster.core.fleet import PoolName
-from inferencecluster.simulator.policies.context import PolicyContext, sized_pools, with_mixed_minimum
+from inferencecluster.simulator.policies.context import PolicyContext, with_mixed_minimum
 from inferencecluster.simulator.policies.hpa import (
     SYNC_SECONDS,
     HorizontalPodAutoscaler,
     replicas_for_pod_metric,
 )
+from inferencecluster.simulator.queues import sized_pools
 from inferencecluster.simulator.signals import PoolSignals, Signals
 
 UTILIZATION_TARGET: Final = 0.8

@@ -15,17 +15,13 @@ from typing import Final
 
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.spec import PoolSpec
-from inferencecluster.simulator.policies.context import (
-    PolicyContext,
-    sized_pools,
-    waiting_requests,
-    with_mixed_minimum,
-)
+from inferencecluster.simulator.policies.context import PolicyContext, with_mixed_minimum
 from inferencecluster.simulator.policies.hpa import (
     SYNC_SECONDS,
     HorizontalPodAutoscaler,
     replicas_for_external_metric,
 )
+from inferencecluster.simulator.queues import sized_pools
 from inferencecluster.simulator.signals import PoolSignals, Signals
 
 POLLING_SECONDS: Final = 30.0
@@ -67,12 +63,11 @@ class QueueHpa:
 
     def _size(self, pool: PoolSpec, scaler: HorizontalPodAutoscaler, signals: Signals) -> int:
         observed, now = signals.pools[pool.name], signals.now
-        queue = waiting_requests(signals, observed)
         if pool.min_replicas == 0 and self._sleeps(pool, scaler, signals):
             return 0
         current = scaler.current(observed, now)
         recommended = replicas_for_external_metric(
-            current, observed.replicas, total=float(queue), target=self._target
+            current, observed.replicas, total=float(observed.waiting_requests), target=self._target
         )
         return scaler.resize(recommended, now)
 
@@ -85,7 +80,7 @@ class QueueHpa:
         if now < state.polled + POLLING_SECONDS:
             return state.asleep
         state.polled = now
-        if waiting_requests(signals, observed) > 0 or _running(observed) > 0:
+        if observed.waiting_requests > 0 or _running(observed) > 0:
             state.busy = now
             if state.asleep:
                 state.asleep = False

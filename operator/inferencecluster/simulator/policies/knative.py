@@ -22,12 +22,8 @@ from typing import Final
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.spec import PoolSpec
 from inferencecluster.simulator.policies.capacity import ReplicaCapacity
-from inferencecluster.simulator.policies.context import (
-    PolicyContext,
-    sized_pools,
-    whole,
-    with_mixed_minimum,
-)
+from inferencecluster.simulator.policies.context import PolicyContext, whole, with_mixed_minimum
+from inferencecluster.simulator.queues import sized_pools
 from inferencecluster.simulator.signals import PoolSignals, Signals
 
 TICK_SECONDS: Final = 2.0
@@ -53,13 +49,13 @@ class KnativeScaler:
         self._idle_since: float | None = None
         self._started = False
 
-    def size(self, observed: PoolSignals, concurrency: float, now: float) -> int:
-        """One tick, with the mean concurrency of the time since the last one."""
+    def size(self, observed: PoolSignals, now: float) -> int:
+        """One tick. What waits while no replica serves is concurrency, too: Knative's activator counts its own."""
         if not self._started:
             self._started = True
             if observed.serving > 1:
                 self._panic_since, self._panic_size = now, observed.serving
-        self._samples.append((now, concurrency))
+        self._samples.append((now, observed.concurrency))
         while self._samples[0][0] <= now - STABLE_SECONDS:
             self._samples.popleft()
         ready = max(1, observed.serving)
@@ -116,11 +112,8 @@ class KnativeKpa:
         }
 
     def sizes(self, signals: Signals) -> Mapping[PoolName, int]:
-        """One tick of each scaler. Requests that the router holds count, as Knative's activator counts its own."""
+        """One tick of each scaler."""
         sizes = {
-            name: scaler.size(
-                signals.pools[name], signals.pools[name].concurrency + signals.held_requests, signals.now
-            )
-            for name, scaler in self._scalers.items()
+            name: scaler.size(signals.pools[name], signals.now) for name, scaler in self._scalers.items()
         }
         return with_mixed_minimum(self._spec, sizes)

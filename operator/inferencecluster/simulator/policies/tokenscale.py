@@ -9,10 +9,12 @@ frees memory.
 
 The paper profiles velocities offline per class of lengths and predicts a request's class (85 % right suffices). Here
 they are the performance model at the mean lengths, with one class, and the predicted output is the mean of requests that
-ended. Convertible decoders, a number fixed offline that prefill bursts may use within milliseconds, are replicas of the
-mixed pool: they take whole requests when the others are full. Interval and hold are not in what is published: rates are
-looked at every 5 s, and a pool shrinks to no less than what it wanted within one boot (the paper boots in 3 to 10 s;
-without a hold every dip would cost a boot of minutes).
+ended. Convertible decoders, a number fixed offline from the burst ratio of past traffic, which prefill bursts may use
+within milliseconds, are replicas of the mixed pool: they take whole requests when the others are full. Their number is
+an argument here: a policy is built without past traffic (`PolicyContext.workload` is the future), and what we know of
+the paper tells neither how its ratio is taken nor how it becomes a number. Interval and hold are not in what is
+published: rates are looked at every 5 s, and a pool shrinks to no less than what it wanted within one boot (the paper
+boots in 3 to 10 s; without a hold every dip would cost a boot of minutes).
 """
 
 from __future__ import annotations

@@ -21,10 +21,10 @@ from inferencecluster.simulator.policies.context import (
     Lengths,
     PolicyContext,
     bounded,
-    sized_pools,
     whole,
     with_mixed_minimum,
 )
+from inferencecluster.simulator.queues import sized_pools
 from inferencecluster.simulator.signals import PoolSignals, ReplicaSignals, Signals
 
 OPTIMIZATION_SECONDS: Final = 60.0
@@ -115,8 +115,10 @@ class _TokenCapacity:
         """Tokens in use when requests queued, now or on average before; else from the engine's settings."""
         kind = (lengths.output >= SHORT_OUTPUT) + (lengths.output >= MEDIUM_OUTPUT)
         if member.waiting_requests >= QUEUE_LENGTH_THRESHOLD and member.resident_kv_tokens > 0:
-            self._seen.setdefault(kind, deque(maxlen=HISTORY_SAMPLES)).append(member.resident_kv_tokens)
-            return float(member.resident_kv_tokens)
+            # Behind a queue an engine's iterations are full of prompts; the router here sends it fewer.
+            in_use = max(member.resident_kv_tokens, BATCHED_TOKENS)
+            self._seen.setdefault(kind, deque(maxlen=HISTORY_SAMPLES)).append(in_use)
+            return float(in_use)
         if kind in self._seen:
             return fmean(self._seen[kind])
         steady = BATCHED_TOKENS * lengths.output / (lengths.prompt + lengths.output)
@@ -126,9 +128,10 @@ class _TokenCapacity:
 class WvaTokens:
     """Version 2: tokens demanded against tokens of capacity, per role; grows to 85 %, shrinks to 70 %.
 
-    A replica's demand is what it holds plus its waiting requests at their full length (prompts alone in prefill); the
-    router's line is added to each role. Any role that must grow forbids shrinking elsewhere, as upstream. Upstream's
-    pairing of roles and its choice among variants have nothing to choose from here.
+    A replica's demand is what it holds plus its waiting requests at their full length (prompts alone in prefill).
+    Upstream adds what llm-d's scheduler holds back, if anything, to each role; here all that waits stands at engines
+    (`simulator.queues`). Any role that must grow forbids shrinking elsewhere, as upstream. Upstream's pairing of roles
+    and its choice among variants have nothing to choose from here.
     """
 
     name: Final = "llmd-wva-tokens"
@@ -159,14 +162,7 @@ class WvaTokens:
         return with_mixed_minimum(self._spec, grow or shrink)
 
     def _demand(self, name: PoolName, signals: Signals) -> float:
-        output = 0.0 if name is PoolName.PREFILL else self._lengths.output
-        footprint = self._lengths.prompt + output
-        held = max(signals.held_tokens, signals.held_requests * self._lengths.prompt)
-        return (
-            math.fsum(
-                member.resident_kv_tokens + member.waiting_requests * footprint
-                for member in signals.pools[name].members
-            )
-            + held
-            + signals.held_requests * output
-        )
+        observed = signals.pools[name]
+        footprint = self._lengths.prompt + (0.0 if name is PoolName.PREFILL else self._lengths.output)
+        resident = sum(member.resident_kv_tokens for member in observed.members)
+        return resident + observed.waiting_requests * footprint
