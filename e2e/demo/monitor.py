@@ -15,7 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from e2e.stack.target import Target
+from inferencecluster.api.router_state import RouterState
+from inferencecluster.cli.cluster_reading import PoolReading, reading_of
+from inferencecluster.cli.live_traffic import traffic_of
+from inferencecluster.cli.sizes_table import SIZES
 
 POOLS = ("prefill", "decode", "mixed")
 STATE_TIMEOUT_SECONDS = 2.0
@@ -127,23 +133,19 @@ class Monitor:
     def sample(self, at: float) -> Sample:
         """What is seen now."""
         objects = self._clusters.objects
-        cluster = objects[0] if objects else {}
-        status = cluster.get("status", {})
-        pools = {pool["name"]: pool for pool in status.get("pools", ())}
+        cluster = reading_of(objects[0] if objects else {})
+        pools = {pool.name: pool for pool in cluster.pools}
         queue_tokens, in_flight = self._router()
+        newest = max(cluster.decisions, key=lambda decision: decision.time or 0.0, default=None)
         return Sample(
             at=at,
-            pools={name: _pool(pools.get(name, {})) for name in POOLS},
+            pools={name: _pool(pools.get(name, PoolReading(name))) for name in POOLS},
             gpus=sum(gpus_of(pod, self._gpu_resource) for pod in self._pods.objects),
-            budget=cluster.get("spec", {}).get("budget", {}).get("gpus", 0),
+            budget=cluster.budget_gpus or 0,
             queue_tokens=queue_tokens,
             in_flight=in_flight,
-            decision=_last_decision(status),
-            conditions=tuple(
-                f"{condition['type']}: {condition['reason']}"
-                for condition in status.get("conditions", ())
-                if _is_notable(condition)
-            ),
+            decision=f"{newest.pool} {newest.before}→{newest.after}: {newest.message}" if newest else "",
+            conditions=tuple(f"{condition.type}: {condition.reason}" for condition in cluster.not_normal),
         )
 
     def wait_until(self, ready: Callable[[Sample], bool], *, timeout: float) -> bool:
@@ -158,12 +160,11 @@ class Monitor:
     def _router(self) -> tuple[int, int]:
         try:
             with urllib.request.urlopen(f"{self._url}/state", timeout=STATE_TIMEOUT_SECONDS) as answer:  # noqa: S310  (http to our own router)
-                state = json.load(answer)
-        except (OSError, urllib.error.URLError, json.JSONDecodeError):
+                state = RouterState.model_validate_json(answer.read())
+        except (OSError, urllib.error.URLError, ValidationError):
             return 0, 0
-        pending = sum(replica["pending_prefill_tokens"] for replica in state["replicas"])
-        in_flight = sum(replica["in_flight"] for replica in state["replicas"])
-        return state["held_tokens"] + pending, in_flight
+        traffic = traffic_of([state], {})
+        return traffic.queued_tokens, traffic.total.in_flight
 
 
 def gpus_of(pod: Any, resource: str) -> int:
@@ -174,21 +175,6 @@ def gpus_of(pod: Any, resource: str) -> int:
     )
 
 
-def _pool(pool: dict[str, Any]) -> PoolSample:
-    return PoolSample(
-        **{name: pool.get(name, 0) for name in ("desired", "ready", "starting", "draining", "borrowed")}
-    )
-
-
-def _is_notable(condition: dict[str, Any]) -> bool:
-    """Whether a condition tells a person something: a fault, a limit, or not yet ready."""
-    good = "False" if condition["type"] in ("Stalled", "Reconciling", "ScalingLimited") else "True"
-    return bool(condition["status"] != good)
-
-
-def _last_decision(status: dict[str, Any]) -> str:
-    decisions = status.get("decisions") or []
-    if not decisions:
-        return ""
-    newest = max(decisions, key=lambda decision: str(decision["time"]))
-    return f"{newest['pool']} {newest['from']}→{newest['to']}: {newest['message']}"
+def _pool(pool: PoolReading) -> PoolSample:
+    """What is not told yet is drawn as none."""
+    return PoolSample(**{size: getattr(pool, size) or 0 for size in SIZES})

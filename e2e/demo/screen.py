@@ -9,12 +9,12 @@ from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from e2e.demo.load import Answer
-from e2e.demo.monitor import POOLS, Sample
+from e2e.demo.monitor import Sample
 from e2e.demo.summary import percentile
+from inferencecluster.cli.sizes_table import sizes_table
 
 RECENT_ANSWERS = 200
 """Answers that the live latencies look back on: about 15 s of traffic."""
@@ -51,16 +51,10 @@ class Screen:
             print(self._line(sample, answers), flush=True)
 
     def _table(self, sample: Sample, answers: Sequence[Answer]) -> Group:
-        table = Table(title=f"{sample.at:5.0f} of {self._seconds:.0f} s", title_justify="left")
-        for heading in ("pool", "desired", "ready", "starting", "draining", "borrowed"):
-            table.add_column(heading, justify="left" if heading == "pool" else "right")
-        for name in POOLS:
-            pool = sample.pools[name]
-            counts = (pool.desired, pool.ready, pool.starting, pool.draining, pool.borrowed)
-            table.add_row(name, *(str(count) if count else "·" for count in counts))
+        clock = Text(f"{sample.at:.0f} of {self._seconds:.0f} s")
         lines = [Text(self._traffic(sample, answers)), Text(f"last decision  {sample.decision or '-'}")]
         lines += [Text(condition, style="yellow") for condition in sample.conditions]
-        return Group(table, *lines)
+        return Group(clock, sizes_table(sample.pools), *lines)
 
     def _line(self, sample: Sample, answers: Sequence[Answer]) -> str:
         sizes = "  ".join(

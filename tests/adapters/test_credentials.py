@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from inferencecluster.adapters import credentials
 from inferencecluster.adapters.credentials import Access, load_credentials, request_options
 from inferencecluster.core.errors import ApiUnavailable
 
@@ -74,11 +75,11 @@ async def test_an_exec_plugin_is_run_and_asked_again_on_renewal(
         }
     }
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "config", user)))
-    credentials = await load_credentials()
-    first = (await credentials.access()).authorization
-    assert (await credentials.access()).authorization == first == "Bearer run-1"
-    await credentials.renew()
-    assert (await credentials.access()).authorization == "Bearer run-2"
+    found = await load_credentials()
+    first = (await found.access()).authorization
+    assert (await found.access()).authorization == first == "Bearer run-1"
+    await found.renew()
+    assert (await found.access()).authorization == "Bearer run-2"
 
 
 async def test_the_special_ways_of_a_kubeconfig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -90,7 +91,61 @@ async def test_the_special_ways_of_a_kubeconfig(monkeypatch: pytest.MonkeyPatch,
     assert found.ssl_context().check_hostname is False
 
 
-@pytest.mark.parametrize("content", [None, "", "clusters: []"], ids=["no file", "empty", "no context"])
+@pytest.mark.parametrize(
+    ("context", "server", "namespace"),
+    [
+        pytest.param(None, "https://api:6443", "default", id="the current one"),
+        pytest.param("there", "https://other:6443", "team", id="another one"),
+    ],
+)
+async def test_a_context_brings_its_server_and_its_namespace(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, context: str | None, server: str, namespace: str
+) -> None:
+    path = kubeconfig(tmp_path / "config", {"token": "x"})
+    content = yaml.safe_load(path.read_text())
+    there = {"cluster": "other", "user": "u", "namespace": "team"}
+    content["contexts"].append({"name": "there", "context": there})
+    content["clusters"].append({"name": "other", "cluster": {"server": "https://other:6443"}})
+    path.write_text(yaml.safe_dump(content))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    # Inside of a Pod, too, a context that is named wins over the Pod's own account.
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    found = await load_credentials(context)
+    assert ((await found.access()).server, found.namespace) == (server, namespace)
+    await found.renew()
+    assert ((await found.access()).server, found.namespace) == (server, namespace)
+
+
+@pytest.mark.parametrize(("content", "namespace"), [("team\n", "team"), (None, "default")])
+async def test_a_pod_looks_into_its_own_namespace(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None, namespace: str
+) -> None:
+    file = tmp_path / "namespace"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setattr(credentials, "_NAMESPACE_FILE", file)
+    monkeypatch.setattr("kubernetes.aio.config.load_incluster_config", lambda **_: None)
+    monkeypatch.setenv("KUBECONFIG", "")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    assert (await load_credentials()).namespace == namespace
+
+
+async def test_an_unknown_context_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "config", {"token": "x"})))
+    with pytest.raises(ApiUnavailable, match="nowhere"):
+        await load_credentials("nowhere")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(None, id="no file"),
+        pytest.param("", id="empty"),
+        pytest.param("clusters: []", id="no context"),
+        pytest.param("- a", id="a list"),
+        pytest.param("a: [b", id="no YAML"),
+    ],
+)
 async def test_a_kubeconfig_that_cannot_be_used_is_a_clear_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None
 ) -> None:

@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import aiohttp
+import yaml
 from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.client import Configuration
 
 from inferencecluster.core.errors import ApiUnavailable
+
+_NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+"""Of a Pod, beside its token."""
+_DEFAULT_NAMESPACE: Final = "default"
+_SOURCE: Final = "the Kubernetes configuration"
+_NOT_A_KUBECONFIG: Final = (AttributeError, IndexError, KeyError, TypeError)
+"""The package's answers to YAML of another shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +57,17 @@ class Access:
 class Credentials:
     """Keeps an `Access` current: service account tokens rotate hourly, exec plugins answer on demand."""
 
-    def __init__(self, configuration: Any) -> None:
-        self._configuration = configuration
+    def __init__(self, loaded: _Loaded) -> None:
+        self._loaded = loaded
+
+    @property
+    def namespace(self) -> str:
+        """Where kubectl would look without `--namespace`: the context's, else the Pod's own, else `default`."""
+        return self._loaded.namespace
 
     async def access(self) -> Access:
         """What to use now; the in-cluster token is read again from its file every minute."""
-        configuration = self._configuration
+        configuration = self._loaded.configuration
         return Access(
             server=configuration.host.rstrip("/"),
             authorization=await configuration.get_api_key_with_prefix("BearerToken", alias="authorization"),
@@ -66,32 +81,63 @@ class Credentials:
 
     async def renew(self) -> None:
         """Read everything again, running the exec plugin if there is one; after the server answered 401."""
-        self._configuration = await _load_configuration()
+        self._loaded = await _load(self._loaded.context)
 
 
-async def load_credentials() -> Credentials:
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """What was read, and how to read it again."""
+
+    configuration: Any
+    namespace: str
+    context: str | None
+
+
+async def load_credentials(context: str | None = None) -> Credentials:
     """From KUBECONFIG, else the Pod's service account, else `~/.kube/config`.
 
-    Raises `ApiUnavailable` when none of them can be used.
+    `context` is the name of one in the kubeconfig, which is then read inside of a Pod, too. Raises `ApiUnavailable` when
+    none of them can be used.
     """
-    return Credentials(await _load_configuration())
+    return Credentials(await _load(context))
 
 
-async def _load_configuration() -> Any:
+async def _load(context: str | None) -> _Loaded:
     configuration = Configuration()
+    # The location is read from the environment when the package is imported: say it again.
+    path = os.environ.get("KUBECONFIG") or kubernetes_config.KUBE_CONFIG_DEFAULT_LOCATION
+    in_kubeconfig = (
+        bool(context or os.environ.get("KUBECONFIG")) or "KUBERNETES_SERVICE_HOST" not in os.environ
+    )
+    if in_kubeconfig:
+        _refuse_absent(path)
+    chosen: Mapping[str, Any] = {}
     try:
-        if "KUBECONFIG" in os.environ or "KUBERNETES_SERVICE_HOST" not in os.environ:
-            # The location is read from the environment when the package is imported: say it again.
-            path = os.environ.get("KUBECONFIG", kubernetes_config.KUBE_CONFIG_DEFAULT_LOCATION)
-            await kubernetes_config.load_kube_config(
-                config_file=path, client_configuration=configuration, persist_config=False
+        if in_kubeconfig:
+            loader = await kubernetes_config.load_kube_config(
+                config_file=path, context=context, client_configuration=configuration, persist_config=False
             )
+            chosen = loader.current_context["context"]
         else:
             kubernetes_config.load_incluster_config(client_configuration=configuration)
-    except (kubernetes_config.ConfigException, OSError, TypeError) as error:
-        # TypeError: the package's answer to a KUBECONFIG that names no existing file.
-        raise ApiUnavailable(source="the Kubernetes configuration", detail=str(error)) from error
-    return configuration
+    except _NOT_A_KUBECONFIG as error:
+        raise ApiUnavailable(source=_SOURCE, detail=f"{path} is not a kubeconfig") from error
+    # ValueError: data that is no base64.
+    except (kubernetes_config.ConfigException, OSError, ValueError, yaml.YAMLError) as error:
+        raise ApiUnavailable(source=_SOURCE, detail=" ".join(str(error).split())) from error
+    namespace = chosen.get("namespace") if in_kubeconfig else _own_namespace()
+    return _Loaded(configuration, namespace or _DEFAULT_NAMESPACE, context)
+
+
+def _refuse_absent(path: str) -> None:
+    """Of the files that KUBECONFIG may name, those that do not exist are skipped, as kubectl does it; one has to."""
+    if not any(Path(part).expanduser().exists() for part in path.split(os.pathsep) if part):
+        raise ApiUnavailable(source=_SOURCE, detail=f"{path} does not exist")
+
+
+def _own_namespace() -> str:
+    """Empty where the token is mounted without it."""
+    return _NAMESPACE_FILE.read_text(encoding="utf-8").strip() if _NAMESPACE_FILE.is_file() else ""
 
 
 def request_options(access: Access) -> dict[str, Any]:

@@ -14,8 +14,14 @@ from typing import Any, Final, Protocol, Self
 import aiohttp
 
 from inferencecluster.adapters.credentials import Access, Credentials, request_options
-from inferencecluster.adapters.kube_errors import question, raise_for_event, raise_for_status, words_of
-from inferencecluster.adapters.kube_resources import Manifest, Resource, describe, resource_of
+from inferencecluster.adapters.kube_errors import (
+    UnknownKind,
+    question,
+    raise_for_event,
+    raise_for_status,
+    words_of,
+)
+from inferencecluster.adapters.kube_resources import PODS, Manifest, Resource, describe, resource_of
 from inferencecluster.api.names import FIELD_MANAGER, STATUS_MANAGER
 from inferencecluster.core.errors import ApiUnavailable, Conflict
 
@@ -90,7 +96,7 @@ class KubeClient(Protocol):
         """The object, or None when it does not exist."""
 
     async def list_page(self, selection: Selection, *, continue_token: str = "") -> Page:
-        """Up to `PAGE_LIMIT` objects. Raises `VersionExpired` when the token is too old."""
+        """Up to `PAGE_LIMIT` objects. Raises `VersionExpired` when the token is too old, `UnknownKind` without a CRD."""
 
     def watch(
         self, selection: Selection, *, resource_version: str
@@ -164,6 +170,11 @@ class ApiClient:
         request = _Request("get", "GET", resource.path(namespace=namespace, name=name), target, {})
         return await self._send(request)
 
+    async def get_through_pod(self, name: str, *, namespace: str, port: int, path: str) -> Manifest | None:
+        """What a Pod answers on one of its ports, asked through the API server; None for 404."""
+        where = PODS.path(namespace=namespace, name=f"{name}:{port}", subresource=f"proxy/{path}")
+        return await self._send(_Request("get", "GET", where, f"the proxy of Pod {namespace}/{name}", {}))
+
     async def list_page(self, selection: Selection, *, continue_token: str = "") -> Page:
         """Up to `PAGE_LIMIT` objects."""
         query = {**selection.query, "limit": str(PAGE_LIMIT)}
@@ -174,7 +185,7 @@ class ApiClient:
         path = resource.path(namespace=selection.namespace)
         answer = await self._send(_Request("list", "GET", path, target, query))
         if answer is None:
-            raise ApiUnavailable(
+            raise UnknownKind(
                 source=f"the list of {resource.plural}", detail="the API server has no such kind"
             )
         metadata = answer["metadata"]

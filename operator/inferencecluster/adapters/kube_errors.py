@@ -34,6 +34,10 @@ class VersionExpired(ApiUnavailable):
     """410: the resource version or the continue token is too old; list again."""
 
 
+class UnknownKind(ApiUnavailable):
+    """404 for a whole collection: its CRD is not installed."""
+
+
 def raise_for_event(status: Mapping[str, Any]) -> None:
     """The server ended a watch in the middle, with a Status instead of an object."""
     detail = str(status.get("message", "no message"))[:_DETAIL_CHARACTERS]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from inferencecluster.cli.live_commands import explain_command, top_command
 from inferencecluster.cli.plan import plan_command
 from inferencecluster.cli.render import render
 from inferencecluster.cli.replay import replay_command
@@ -23,6 +24,8 @@ application.command()(render)
 application.command("plan")(plan_command)
 application.command("simulate")(simulate_command)
 application.command("replay")(replay_command)
+application.command("explain")(explain_command)
+application.command("top")(top_command)
 
 
 def _tell_version(asked: bool) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
 
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.missing import Missing
@@ -27,6 +30,19 @@ class ConditionStatus(StrEnum):
     TRUE = "True"
     FALSE = "False"
     UNKNOWN = "Unknown"
+
+
+NORMAL: Final[Mapping[ConditionType, ConditionStatus]] = MappingProxyType(
+    {
+        ConditionType.READY: ConditionStatus.TRUE,
+        ConditionType.RECONCILING: ConditionStatus.FALSE,
+        ConditionType.STALLED: ConditionStatus.FALSE,
+        ConditionType.METRICS_AVAILABLE: ConditionStatus.TRUE,
+        ConditionType.SCALING_LIMITED: ConditionStatus.FALSE,
+        ConditionType.DISAGGREGATED: ConditionStatus.TRUE,
+    }
+)
+"""What each condition is where nobody has to look."""
 
 
 @dataclass(frozen=True, slots=True)
