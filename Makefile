@@ -5,8 +5,10 @@ PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python
 MINUTES ?= 6
+TIMES   ?= 10
 # Simulations run by themselves: under the coverage tracer they take three times as long.
-UNIT    := $(RUN) -m pytest tests --numprocesses=auto --maxprocesses=4 --dist=worksteal
+PYTEST  := $(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
+UNIT    := $(PYTEST) tests
 E2E     := $(RUN) -m pytest -m e2e --durations=10
 # Clusters wait most of the time, so several of them share the cores; what disturbs all of them comes last, by itself.
 SIDE_BY_SIDE := e2e/test_clusters.py
@@ -16,7 +18,7 @@ OR_NONE := $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env kubernetes demo test unit measured simulations lint format e2e e2e-first e2e-side-by-side e2e-alone e2e-long generate golden-recording bench-router bench-policy bench-policy-quick bench-splitwise bench-simulator bench-agreement bench-agreement-engines clean-cluster clean
+.PHONY: help env kubernetes demo test unit measured simulations simulations-long lint format e2e e2e-first e2e-side-by-side e2e-alone e2e-long generate golden-recording bench-router bench-policy bench-policy-quick bench-splitwise bench-simulator bench-agreement bench-agreement-engines clean-cluster clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -56,6 +58,10 @@ measured: env
 # With low priority: `make test` runs them while the last end-to-end tests mostly wait.
 simulations: env
 	@nice $(UNIT) -m simulation --timeout=300 $(PYTEST_ARGS)
+
+simulations-long: env ## what must always hold, over more random clusters: make simulations-long [TIMES=10]
+	@PROPERTY_TIMES=$(TIMES) $(PYTEST) tests/core/test_decision_machine.py tests/simulator/test_simulator_invariants.py \
+		--timeout=0 $(PYTEST_ARGS)
 
 e2e: env ## end-to-end tests on the embedded Kubernetes
 	@$(MAKE) --no-print-directory --jobs=1 e2e-first e2e-side-by-side e2e-alone

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from hypothesis import strategies as st
 
@@ -23,15 +24,18 @@ from inferencecluster.core.observation import (
     RouterSample,
 )
 from inferencecluster.core.perfmodel import DecodeModel, PerformanceModel, PrefillModel
+from inferencecluster.core.profiles import PROFILES
 from inferencecluster.core.spec import (
     Behavior,
     ClusterSpec,
+    Objective,
     PoolSpec,
     ScalingMode,
     ScalingRules,
     SelectPolicy,
     Slo,
 )
+from inferencecluster.simulator.hardware import GPU_FACTS, Hardware
 
 SPEED = PerformanceModel(
     # 1000 prompt tokens take 0.2 s; some 40 sequences fit an ITL of 20 ms.
@@ -307,6 +311,8 @@ class World:
         return "\n".join([message, *self.history, f"budget {self.spec.budget_gpus}, fleet:", fleet])
 
 
+BASE_POOLS = {PoolName.PREFILL, PoolName.DECODE}
+
 pool_names = st.sampled_from(PoolName)
 
 loads = st.one_of(
@@ -347,29 +353,126 @@ def fleets(draw: st.DrawFn, largest: int = 8) -> tuple[Replica, ...]:
     return tuple(sorted((draw(replica_at(ordinal)) for ordinal in ordinals), key=lambda item: item.name))
 
 
+class Design(StrEnum):
+    """What pools a cluster has."""
+
+    APART = "each pool on hardware of its own"
+    CONVERTING = "pools that trade replicas"
+    MIXED_ONLY = "mixed replicas only"
+    SLEEPING = "pools that sleep when nothing is asked"
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """One replica's GPUs, as the user describes them."""
+
+    speed: PerformanceModel
+    price: float | None
+    watts: float | None
+
+
 @st.composite
-def specs(draw: st.DrawFn, *, generation: int = 1) -> ClusterSpec:
+def gpus_of_any_kind(draw: st.DrawFn, *, memory_tokens: int | None = None, most_sequences: int = 256) -> Gpus:
+    """A100, H100 or H200, perhaps under a power cap; `memory_tokens` makes them as small as short runs need."""
+    profile = draw(st.sampled_from(_PROFILES))
+    facts, cap = GPU_FACTS[profile.gpu.name], draw(st.sampled_from([1.0, 1.0, 0.7, 0.5]))
+    capped = replace(
+        Hardware.of_profile(profile, PoolName.MIXED, itl_seconds=0.04), power_cap=cap
+    ).capped_performance
+    speed = replace(
+        capped,
+        kv_capacity_tokens=memory_tokens or capped.kv_capacity_tokens,
+        max_batch_size=most_sequences,
+    )
+    if not draw(st.booleans()):
+        return Gpus(speed, None, None)
+    return Gpus(speed, facts.dollars_per_hour, facts.watts * cap)
+
+
+_PROFILES = [
+    profile
+    for profile in PROFILES.values()
+    if profile.gpu.name in ("a100", "h100", "h200") and profile.model.name.startswith("llama")
+]
+
+
+@st.composite
+def specs(
+    draw: st.DrawFn,
+    *,
+    generation: int = 1,
+    design: Design | None = None,
+    memory_tokens: int | None = None,
+    most_sequences: int = 256,
+) -> ClusterSpec:
     """Small specs as the API lets them through: minimums and one pair fit the budget, base pools sleep together."""
+    any_gpus = gpus_of_any_kind(memory_tokens=memory_tokens, most_sequences=most_sequences)
+    design = design or draw(st.sampled_from(Design))
     shapes = {name: draw(st.integers(1, 2)) for name in PoolName}
-    sleeps = draw(st.booleans())
+    hardware = {name: draw(any_gpus) for name in PoolName}
+    alike = draw(st.sampled_from([set(PoolName), BASE_POOLS])) if design is Design.CONVERTING else set()
+    for name in alike:
+        shapes[name], hardware[name] = shapes[PoolName.DECODE], hardware[PoolName.DECODE]
+    sleeps = design is Design.SLEEPING or (design is not Design.APART and draw(st.booleans()))
     base = st.just(0) if sleeps else st.integers(1, 2)
-    lows = (draw(base), draw(base), draw(st.integers(0, 1)))
-    # Without base pools the mixed pool serves alone.
-    is_mixed_only = sleeps and draw(st.booleans())
-    widths = (0, 0, draw(st.integers(1, 3)))
-    if not is_mixed_only:
-        widths = (draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(0, 3)))
+    lows = (draw(base), draw(base), draw(st.integers(0, int(design is not Design.SLEEPING))))
+    widths = (draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(0, 3)))
+    if design is Design.MIXED_ONLY:
+        # Without base pools the mixed pool serves alone.
+        lows, widths = (0, 0, lows[2]), (0, 0, widths[0])
     highs = tuple(low + width for low, width in zip(lows, widths, strict=True))
-    awake = (max(lows[0], min(highs[0], 1)), max(lows[1], min(highs[1], 1)), max(lows[2], int(is_mixed_only)))
-    least = sum(low * shapes[name] for name, low in zip(PoolName, awake, strict=True))
-    return make_spec(
-        budget=least + draw(st.integers(0, 6)),
+    spec = make_spec(
         gpus=shapes,
         minimum=lows,
         maximum=(highs[0], highs[1], highs[2]),
         revision=draw(st.sampled_from(["r1", "r2"])),
         generation=generation,
         mode=draw(st.sampled_from([ScalingMode.AUTOMATIC, ScalingMode.FIXED, ScalingMode.RECOMMEND])),
-        # Shapes that differ, too: then no replica may move, whatever the flag says.
-        interchangeable=draw(st.booleans()),
     )
+    prefill, decode, mixed = (
+        replace(
+            pool,
+            performance=hardware[pool.name].speed,
+            price_per_gpu_hour=hardware[pool.name].price,
+            watts_per_gpu=hardware[pool.name].watts,
+            interchangeable=pool.name in alike,
+        )
+        for pool in spec.pools
+    )
+    spec = replace(spec, pools=(prefill, decode, mixed))
+    budget = smallest_budget(spec) + draw(st.integers(0, 6))
+    return replace(
+        spec,
+        budget_gpus=budget,
+        objective=draw(st.sampled_from(Objective)),
+        kept_gpus=draw(st.sampled_from([0, 0, budget // 2, budget])),
+    )
+
+
+def smallest_budget(spec: ClusterSpec) -> int:
+    """GPUs that the API asks for: every minimum, and one replica of each pool that a request needs."""
+    prefill, decode, mixed = spec.pools
+    needed = {PoolName.MIXED} if prefill.max_replicas == 0 else BASE_POOLS
+    return sum(
+        max(pool.min_replicas, int(pool.name in needed)) * pool.gpus_per_replica
+        for pool in (prefill, decode, mixed)
+    )
+
+
+def with_half_the_budget(spec: ClusterSpec) -> ClusterSpec:
+    """As far as the API lets it."""
+    budget = max(smallest_budget(spec), spec.budget_gpus // 2)
+    kept = min(spec.kept_gpus, budget)
+    return replace(spec, budget_gpus=budget, kept_gpus=kept, generation=spec.generation + 1)
+
+
+@st.composite
+def with_other_bounds(draw: st.DrawFn, spec: ClusterSpec) -> ClusterSpec:
+    """Narrower or wider above the minimums, for all pools that are on."""
+    prefill, decode, mixed = (
+        replace(pool, max_replicas=max(1, pool.min_replicas) + draw(st.integers(0, 3)))
+        if pool.max_replicas
+        else pool
+        for pool in spec.pools
+    )
+    return replace(spec, pools=(prefill, decode, mixed), generation=spec.generation + 1)

@@ -74,6 +74,22 @@ def test_gpus_that_are_paid_for_stay_where_a_move_costs_a_boot(
     assert sizes_with_paid_gpus(kept, present, wish, enabled=False) == size
 
 
+@pytest.mark.parametrize(
+    ("kept", "present", "size"),
+    [
+        pytest.param(1, (0, 0, 0), (0, 0, 1), id="no pair fits, a mixed replica does"),
+        pytest.param(1, (1, 1, 0), (0, 0, 1), id="a pair is given up as one"),
+        pytest.param(2, (2, 0, 0), (1, 1, 0), id="a pair comes before a second replica"),
+        pytest.param(3, (0, 0, 0), (1, 1, 1), id="a pair and what fits beside it"),
+    ],
+)
+def test_gpus_that_are_paid_for_hold_no_phase_without_the_other(
+    kept: int, present: Three, size: Three
+) -> None:
+    """A prefill replica alone serves nobody, and keeps a cluster from its sleep."""
+    assert sizes_with_paid_gpus(kept, present, (0, 0, 0), enabled=False) == size
+
+
 def test_a_share_of_paid_gpus_moves_nobody_for_a_tenth() -> None:
     spec = replace(converting(cluster(budget=24, down=rules(0.0))), kept_gpus=24)
     prefill, decode, mixed = (replace(item, max_replicas=24) for item in spec.pools)

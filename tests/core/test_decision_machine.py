@@ -1,26 +1,38 @@
-"""Anything may happen in any order; what DESIGN section 7 promises must hold after each step."""
+"""Anything may happen in any order; what DESIGN section 7 promises must hold after each step (tests/invariants.py).
+
+A case is one cluster with a spec of its own and up to 8 (short walks) or 40 steps of people, faults and the operator; counted are
+cases, not the looks inside them. A run of the suite makes 2000 short ones, 500 for each design, and 100 long ones, after which the
+world calms down and the fleet must settle. `make simulations-long` makes ten times as many.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.strategies import UNSEEN, World, make_observation, make_spec, specs
+from tests.invariants import Witness, cases, is_at_rest, the_fleet_is_as_decided
+from tests.strategies import (
+    UNSEEN,
+    Design,
+    World,
+    make_observation,
+    make_spec,
+    specs,
+    with_half_the_budget,
+    with_other_bounds,
+)
 
 from inferencecluster.core.actions import Create, Fence
 from inferencecluster.core.decision import Decision, Memory, decide
 from inferencecluster.core.fleet import Lifecycle, PoolName, Replica, ReplicaLoad, gpus_held
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import Refusal
-from inferencecluster.core.spec import ClusterSpec, ScalingMode
+from inferencecluster.core.spec import ClusterSpec
 from inferencecluster.core.status import DecisionRecord
-from inferencecluster.core.transition import Complete
-from inferencecluster.core.victims import is_current
-
-HARD_LIMITS = ("nodes", "quota", "backOff", "budget")
 
 LOOKS_TO_SETTLE = 300
 """Enough for every drain deadline (20 looks), back-off (60) and startup deadline (10) in a row."""
@@ -28,6 +40,9 @@ LOOKS_TO_SETTLE = 300
 
 class Operator(RuleBasedStateMachine):
     """One cluster, its operator, and everybody who interferes with it."""
+
+    design: ClassVar[Design | None] = None
+    """What it begins with; any where None."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,10 +53,11 @@ class Operator(RuleBasedStateMachine):
         self.broken: set[PoolName] = set()
         self.refusing: set[PoolName] = set()
         self.refusals: tuple[Refusal, ...] = ()
-        self.most_gpus = 0
+        self.witness = Witness()
 
-    @initialize(spec=specs())
-    def create(self, spec: ClusterSpec) -> None:
+    @initialize(data=st.data())
+    def create(self, data: st.DataObject) -> None:
+        spec = data.draw(specs(design=self.design))
         self.world = World(spec, starts=lambda replica: replica.home not in self.broken)
 
     def observe_and_decide(self) -> Decision:
@@ -54,16 +70,14 @@ class Operator(RuleBasedStateMachine):
         )
         observation = replace(observation, refusals=self.refusals)
         decision = decide(observation, self.memory)
-        assert decision == decide(observation, self.memory), "equal inputs gave different decisions"
+        self.witness.saw(observation, self.memory, decision)
         return decision
 
     @rule(seconds=st.sampled_from([1.0, 10.0, 60.0]))
     def look(self, seconds: float) -> None:
-        before = dict(self.memory_targets())
         decision = self.observe_and_decide()
-        self.check_targets(decision, before)
         self.memory = decision.memory
-        self.published = dict(decision.targets), decision.memory.records
+        self.publish(decision)
         self.act(decision)
         self.world.pass_time(seconds)
 
@@ -83,42 +97,21 @@ class Operator(RuleBasedStateMachine):
             if not (isinstance(action, Create) and action.pool in refused)
         )
 
-    def memory_targets(self) -> dict[PoolName, int]:
-        targets = self.memory.targets
-        return {target.pool: target.replicas for target in targets} if targets else {}
-
-    def check_targets(self, decision: Decision, before: dict[PoolName, int]) -> None:
-        spec = self.world.spec
-        waiting = decision.memory.replacement.waiting(self.world.now)
-        for target in decision.memory.targets or ():
-            pool = spec.pool(target.pool)
-            size = target.replicas
-            assert size <= pool.max_replicas
-            assert size >= pool.min_replicas, target
-            same_spec = self.memory.generation == spec.generation
-            blind = not (self.world.routers_answer and self.sees_metrics)
-            automatic = spec.mode in (ScalingMode.AUTOMATIC, ScalingMode.RECOMMEND)
-            # A pool in a back-off holds what exists, also where nothing was wanted any more.
-            is_free = target.limited_by not in HARD_LIMITS and target.pool not in waiting
-            if blind and same_spec and automatic and is_free:
-                assert size >= before.get(target.pool, 0), f"shrank without signals: {target}"
-        gpus = sum(spec.pool(name).gpus_per_replica * size for name, size in decision.targets.items())
-        assert gpus <= spec.budget_gpus
-        if spec.mode is ScalingMode.AUTOMATIC:
-            prefill, decode = decision.targets[PoolName.PREFILL], decision.targets[PoolName.DECODE]
-            assert (prefill == 0) == (decode == 0), "one phase without the other"
+    def publish(self, decision: Decision) -> None:
+        self.published = dict(decision.targets), decision.memory.records
+        self.witness.published(self.world.spec, decision)
 
     @rule()
     def crash_before_acting(self) -> None:
         """Status is written first, then the operator dies."""
         decision = self.observe_and_decide()
-        self.published = dict(decision.targets), decision.memory.records
+        self.publish(decision)
         self.restart()
 
     @rule(share=st.floats(0.0, 1.0))
     def crash_while_acting(self, share: float) -> None:
         decision = self.observe_and_decide()
-        self.published = dict(decision.targets), decision.memory.records
+        self.publish(decision)
         self.world.apply(decision.actions[: int(share * len(decision.actions))])
         self.restart()
 
@@ -173,6 +166,14 @@ class Operator(RuleBasedStateMachine):
             revision=f"r{now.generation + 1}" if new_revision else now.revision,
         )
 
+    @rule()
+    def budget_is_halved(self) -> None:
+        self.world.spec = with_half_the_budget(self.world.spec)
+
+    @rule(data=st.data())
+    def bounds_change(self, data: st.DataObject) -> None:
+        self.world.spec = data.draw(with_other_bounds(self.world.spec))
+
     def pick(self, data: st.DataObject) -> Replica:
         return self.world.replicas[data.draw(st.sampled_from(sorted(self.world.replicas)))]
 
@@ -189,9 +190,19 @@ class Operator(RuleBasedStateMachine):
         data=st.data(), failure=st.sampled_from(["CrashLoopBackOff: exit code 1", "Evicted: disk pressure"])
     )
     def replica_fails(self, data: st.DataObject, failure: str) -> None:
-        replica = self.pick(data)
+        self.fail(self.pick(data), failure)
+
+    def fail(self, replica: Replica, failure: str) -> None:
         if replica.lifecycle is not Lifecycle.TERMINATING:
             self.world.change(replica.name, lifecycle=Lifecycle.FAILED, failure=failure)
+
+    @precondition(lambda self: bool(self.world.replicas))
+    @rule(keep=st.sampled_from([0, 1, 2]))
+    def a_node_is_lost(self, keep: int) -> None:
+        """With every replica on it, busy ones too."""
+        for number, replica in enumerate(list(self.world.replicas.values())):
+            if number % 3 != keep and replica.lifecycle is not Lifecycle.PENDING:
+                self.fail(replica, "NodeLost: its node is gone")
 
     @precondition(lambda self: bool(self.world.replicas))
     @rule(data=st.data())
@@ -207,12 +218,8 @@ class Operator(RuleBasedStateMachine):
 
     @invariant()
     def budget_holds(self) -> None:
-        """More than the budget exists only where the budget was lowered below what exists, and it never grows."""
-        if not hasattr(self, "world"):
-            return
-        held = gpus_held(self.world.observed())
-        assert held <= max(self.world.spec.budget_gpus, self.most_gpus), self.world.explain("over the budget")
-        self.most_gpus = held
+        if hasattr(self, "world"):
+            self.witness.gpus_stay_within_the_budget(gpus_held(self.world.observed()), self.world.spec)
 
     def teardown(self) -> None:
         """When the world calms down, the fleet settles, and then nothing is written any more."""
@@ -228,25 +235,53 @@ class Operator(RuleBasedStateMachine):
             self.memory = decision.memory
             self.act(decision)
             self.world.pass_time()
-            quiet = quiet + 1 if decision.outcome == Complete() and not decision.records else 0
-        spec = self.world.spec
-        for replica in self.world.observed():
-            assert replica.is_serving, self.world.explain(f"{replica.name} does not serve")
-            assert is_current(replica, spec), self.world.explain(f"{replica.name} is old")
-        for name, size in decision.targets.items():
-            count = sum(replica.home is name for replica in self.world.observed())
-            assert count == size, self.world.explain(f"{name} should have {size}")
+            quiet = quiet + 1 if is_at_rest(decision) else 0
+        the_fleet_is_as_decided(self.world.spec, self.world.observed(), decision.targets)
+
+
+class ShortWalk(Operator):
+    """Only what must hold at each step: most of what can go wrong needs few of them, and many beginnings."""
+
+    def teardown(self) -> None:
+        """Whether the fleet settles is for the long ones."""
+
+
+class Apart(ShortWalk):
+    design = Design.APART
+
+
+class Converting(ShortWalk):
+    design = Design.CONVERTING
+
+
+class MixedOnly(ShortWalk):
+    design = Design.MIXED_ONLY
+
+
+class Sleeping(ShortWalk):
+    design = Design.SLEEPING
+
+
+def walks(count: int, *, steps: int) -> settings:
+    return settings(
+        max_examples=cases(count),
+        stateful_step_count=steps,
+        deadline=None,
+        # Explaining a failure runs the machine under a tracer, for minutes; the world's own history says more.
+        phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )
 
 
 TestOperator = Operator.TestCase
-TestOperator.settings = settings(
-    max_examples=100,
-    stateful_step_count=40,
-    deadline=None,
-    # Explaining a failure runs the machine under a tracer, for minutes; the world's own history says more.
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+TestOperator.settings = walks(100, steps=40)
+TestApart = Apart.TestCase
+TestConverting = Converting.TestCase
+TestMixedOnly = MixedOnly.TestCase
+TestSleeping = Sleeping.TestCase
+for walk in (TestApart, TestConverting, TestMixedOnly, TestSleeping):
+    walk.settings = walks(500, steps=8)
+del walk
 
 
 @pytest.mark.parametrize("cut", range(8))

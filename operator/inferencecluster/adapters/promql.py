@@ -11,7 +11,7 @@ SIGNAL: Final = "signal"
 """Label that says what a series of an answer is."""
 FLOWS: Final = MappingProxyType(
     {
-        "requests": "requests_total",
+        "requests": "arrivals_total",
         "prompt_tokens": "prompt_tokens_total",
         "prompt_tokens_squared": "prompt_tokens_squared_total",
         "completed": "completed_requests_total",

@@ -13,7 +13,7 @@ lacks the largest share of what the tier wants for it (prefill, decode, mixed am
        (price, or watts) gives way first
     6  the same for mixed
     7  up to the GPUs that are kept anyway: present sizes (between interchangeable pools in proportion to what they need,
-       unless that moves a tenth only), then whatever the bounds allow
+       unless that moves a tenth only), then whatever the bounds allow; a pair first, and where it does not fit, mixed only
 
 Tier 5 is the trade: *need* looks back over a short window, so a pool whose demand has gone gives GPUs to a pool that
 is short, long before it would shrink by itself. Example: budget 10, one GPU each; prefill needs 8, decode needs 2 and
@@ -28,7 +28,7 @@ Two pools that are both short share by their needs at once, but not for an imbal
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -120,20 +120,33 @@ def _fill(wishes: tuple[Wish, ...], spec: ClusterSpec, *, keep: bool) -> Sizes:
         # Plans that cannot all be met move nobody to and fro.
         held.insert(0, _Tier(BASE, [min(wish.history.size, wish.replicas) for wish in wishes]))
         present = _in_proportion(wishes, paid, present)
-    kept = [
-        _Tier(ALL, present, gpus=paid),
-        _Tier(ALL, [wish.most for wish in wishes], gpus=paid),
-    ]
-    for tier in (*needed, *held, *kept):
+    _raise(sizes, wishes, spec, (*needed, *held))
+    # One phase alone would be paid for and serve nobody.
+    pair = [min(1, wish.pool.max_replicas) if wish.pool.name in BASE else 0 for wish in wishes]
+    paired = [max(sizes[wish.pool.name], one) for wish, one in zip(wishes, pair, strict=True)]
+    names = ALL if _gpus(wishes, paired) <= paid else (PoolName.MIXED,)
+    kept = [_Tier(names, goals, gpus=paid) for goals in (pair, present, [wish.most for wish in wishes])]
+    _raise(sizes, wishes, spec, kept)
+    return sizes
+
+
+def _gpus(wishes: tuple[Wish, ...], sizes: Iterable[int]) -> int:
+    return sum(size * wish.pool.gpus_per_replica for wish, size in zip(wishes, sizes, strict=True))
+
+
+def _raise(
+    sizes: dict[PoolName, int], wishes: tuple[Wish, ...], spec: ClusterSpec, tiers: Iterable[_Tier]
+) -> None:
+    """One tier after the other."""
+    for tier in tiers:
         members = [
             (wish.pool, goal)
             for wish, goal in zip(wishes, tier.goals, strict=True)
             if wish.pool.name in tier.names
         ]
-        taken = sum(sizes[wish.pool.name] * wish.pool.gpus_per_replica for wish in wishes)
+        taken = _gpus(wishes, (sizes[wish.pool.name] for wish in wishes))
         gpus = spec.budget_gpus if tier.gpus is None else tier.gpus
         fill_tier(sizes, members, free=gpus - taken, burden=burdens(spec) if tier.is_held else None)
-    return sizes
 
 
 def _in_proportion(wishes: tuple[Wish, ...], gpus: int, present: list[int]) -> list[int]:

@@ -30,11 +30,8 @@ class Nodes:
             for number, group in enumerate(groups)
             for index in range(group.nodes)
         ]
-
-    @property
-    def are_modelled(self) -> bool:
+        self.are_modelled = bool(self._nodes)
         """Placement may fail."""
-        return bool(self._nodes)
 
     def place(self, pool: PoolName, gpus: int) -> Node | None:
         """Take `gpus` of the first node with room; None where there is none."""
@@ -44,9 +41,13 @@ class Nodes:
                 return node
         return None
 
+    def lose(self, name: str) -> None:
+        """Nothing is placed there any more."""
+        self._nodes = [node for node in self._nodes if node.name != name]
+
     def capacity(self) -> tuple[PoolCapacity, ...] | Missing:
         """As the operator sees it."""
-        if not self._nodes:
+        if not self.are_modelled:
             return Missing("NotModelled", "the scenario has no nodes")
         return tuple(self._capacity_of(pool) for pool in PoolName)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from inferencecluster.core.fleet import PoolName
@@ -24,6 +24,7 @@ from inferencecluster.simulator.frontend import Frontend
 from inferencecluster.simulator.ledger import Entry
 from inferencecluster.simulator.queues import in_equal_parts, sized_pools, stands_before
 from inferencecluster.simulator.replicas import Replicas, SimulatedReplica
+from inferencecluster.simulator.scenario import Faults, is_out
 from inferencecluster.simulator.signals import PoolSignals, ReplicaSignals, Signals
 
 
@@ -82,9 +83,16 @@ class Observer:
     """Looks at the cluster on the operator's behalf."""
 
     def __init__(
-        self, frontend: Frontend, replicas: Replicas, counters: Counters, *, window_seconds: float
+        self,
+        frontend: Frontend,
+        replicas: Replicas,
+        counters: Counters,
+        *,
+        window_seconds: float,
+        faults: Faults,
     ) -> None:
-        """`window_seconds`: what metrics are taken over."""
+        """`window_seconds`: what metrics are taken over. `faults` tells when routers and metrics do not answer."""
+        self._faults = faults
         self._frontend = frontend
         self._replicas = replicas
         self._counters = counters
@@ -107,17 +115,23 @@ class Observer:
         totals = self._counters.totals(now)
         if sizing_due:
             self._scrape(totals, spec)
-        flow: Flow | Missing = Missing("FirstLook", "a flow needs two looks at the routers")
-        if self._last is not None:
-            flow = totals.flow_since(self._last)
-        routers = RouterSample(self._queue(now), flow)
-        self._last = totals
+        replicas = self._replicas.observed()
+        routers: RouterSample | Missing
+        if is_out(self._faults.routers, now):
+            routers = Missing("RouterUnreachable", "no router answers")
+            replicas = tuple(replace(replica, load=routers) for replica in replicas)
+        else:
+            routers = RouterSample(self._queue(now), self._flow(totals))
+            self._last = totals
+        metrics = self._metrics
+        if is_out(self._faults.metrics, now):
+            metrics = Missing("PrometheusUnreachable", "no answer")
         return Observation(
             now=now,
             spec=spec,
-            replicas=self._replicas.observed(),
+            replicas=replicas,
             routers=routers,
-            metrics=self._metrics,
+            metrics=metrics,
             capacity=self._replicas.nodes.capacity(),
             external=external,
             sizing_due=sizing_due,
@@ -140,6 +154,12 @@ class Observer:
             mean_ttft_seconds=totals.mean_ttft_since(earlier),
             mean_itl_seconds=totals.mean_itl_since(earlier),
         )
+
+    def _flow(self, totals: Totals) -> Flow | Missing:
+        """Since the last look that the routers answered."""
+        if self._last is None:
+            return Missing("FirstLook", "a flow needs two looks at the routers")
+        return totals.flow_since(self._last)
 
     def _account(self, now: float) -> None:
         for entry in self._frontend.ledger.entries.values():

@@ -11,7 +11,7 @@ from inferencecluster.core.decision import Decision, Memory, decide
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import Observation
-from inferencecluster.core.spec import ScalingMode
+from inferencecluster.core.spec import ClusterSpec, ScalingMode
 from inferencecluster.simulator.events import EventQueue
 from inferencecluster.simulator.observing import Observer
 from inferencecluster.simulator.replicas import Replicas
@@ -37,7 +37,7 @@ class Operator:
         spec = scenario.spec
         self.on_decision: Callable[[Observation, Decision], None] = lambda _observation, _decision: None
         """Told of each decision before it is carried out."""
-        self._spec = spec if policy is None else replace(spec, mode=ScalingMode.EXTERNAL)
+        self._spec = _sized_by(policy, spec)
         self._operations = scenario.operations
         self._events = events
         self._replicas = replicas
@@ -48,6 +48,10 @@ class Operator:
         self._sized_at: float | None = None
         self._event = 0
         self._look_at = float("inf")
+        for change in scenario.changes:
+            events.at(change.at, self._change_spec, change.spec)
+        for restart in scenario.faults.restarts:
+            events.at(restart, self._restart)
 
     def start(self) -> None:
         """Look now, and from now on."""
@@ -61,6 +65,23 @@ class Operator:
     def wake(self, now: float) -> None:
         """A Pod changed: look soon."""
         self._look_by(now + self._operations.debounce_seconds)
+
+    def _change_spec(self, spec: ClusterSpec) -> None:
+        self._spec = _sized_by(self._policy, spec)
+        self.wake(self._events.now)
+
+    def _restart(self, _: object) -> None:
+        """Lose everything but what status tells."""
+        memory, now = self._memory, self._events.now
+        if memory.targets is not None:
+            self._memory = Memory.restored(
+                {target.pool: target.replicas for target in memory.targets},
+                memory.records,
+                now,
+                settled_generation=memory.settled_generation,
+            )
+        self._sized_at = None
+        self.wake(now)
 
     def _look_by(self, time: float) -> None:
         if time < self._look_at:
@@ -87,8 +108,8 @@ class Operator:
             self._sized_at = now
         observation = self._observer.observe(now, self._spec, external=self._external, sizing_due=is_due)
         decision = decide(observation, self._memory)
-        self._memory = decision.memory
         self.on_decision(observation, decision)
+        self._memory = decision.memory
         for action in decision.actions:
             self._carry_out(action)
         is_draining = any(replica.fenced_at is not None for replica in self._replicas)
@@ -111,3 +132,8 @@ class Operator:
                 self._replicas.delete(name, uid)
             case _:
                 assert_never(action)
+
+
+def _sized_by(policy: SizingPolicy | None, spec: ClusterSpec) -> ClusterSpec:
+    """The spec as the operator is told it: a policy writes the sizes."""
+    return spec if policy is None else replace(spec, mode=ScalingMode.EXTERNAL)

@@ -19,7 +19,7 @@ from inferencecluster.simulator.ledger import Entry
 from inferencecluster.simulator.links import Link
 from inferencecluster.simulator.mixed_engine import Engine, EngineLimits
 from inferencecluster.simulator.nodes import Node, Nodes
-from inferencecluster.simulator.scenario import Boot, Failure, Scenario
+from inferencecluster.simulator.scenario import Boot, Failure, NodeLoss, Scenario, is_out
 
 CLUSTER_NAME = "simulated"
 
@@ -122,6 +122,8 @@ class Replicas:
         self._created = 0
         for failure in scenario.faults.failures:
             events.at(failure.at, self._fail_on_schedule, failure)
+        for loss in scenario.faults.node_losses:
+            events.at(loss.at, self._lose_node, loss)
 
     def __iter__(self) -> Iterator[SimulatedReplica]:
         return iter(self._replicas.values())
@@ -240,7 +242,20 @@ class Replicas:
                 return
         replica.lifecycle = Lifecycle.STARTING
         seconds = self._boot.draw(self._source("boot", replica))
-        self._events.at(self._events.now + seconds, self._become_ready, replica)
+        self._events.at(self._events.now + seconds, self._end_boot, replica)
+
+    def _end_boot(self, replica: SimulatedReplica) -> None:
+        if is_out(self._scenario.faults.boots, self._events.now):
+            self._fail_to_start(replica, "CrashLoopBackOff: exit code 1")
+        else:
+            self._become_ready(replica)
+
+    def _fail_to_start(self, replica: SimulatedReplica, failure: str) -> None:
+        """Nobody has sent anything to it."""
+        if replica.lifecycle is Lifecycle.STARTING:
+            replica.lifecycle = Lifecycle.FAILED
+            replica.failure = failure
+            self._on_change(self._events.now)
 
     def _become_ready(self, replica: SimulatedReplica) -> None:
         if replica.lifecycle not in (Lifecycle.PENDING, Lifecycle.STARTING):
@@ -326,6 +341,15 @@ class Replicas:
         if candidates:
             source = chance(self._scenario.seed, "scheduled", failure.at)
             self.fail(source.choice(candidates))
+
+    def _lose_node(self, loss: NodeLoss) -> None:
+        self.nodes.lose(loss.node)
+        lost = [replica for replica in self if replica.node is not None and replica.node.name == loss.node]
+        for replica in lost:
+            if replica.entry is None:
+                self._fail_to_start(replica, "NodeLost: its node is gone")
+            elif replica.entry.alive:
+                self.fail(replica)
 
     def _source(self, purpose: str, replica: SimulatedReplica) -> random.Random:
         """Randomness of one replica for one purpose: other replicas do not change what it draws."""

@@ -62,12 +62,53 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeLoss:
+    """A node that goes with everything on it, and does not come back."""
+
+    at: float
+    node: str
+    """`node-<group>-<index>`, both from 0. Nothing happens where there is none of that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """Something does not work for a while."""
+
+    begin: float
+    end: float
+    """It works again from here on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Faults:
-    """Replicas that fail; all of their requests meet a broken connection."""
+    """What breaks. All requests of a replica that fails meet a broken connection."""
 
     mean_hours: float = 0.0
     """Mean time of a replica from readiness to failure (exponential); 0: never."""
     failures: tuple[Failure, ...] = ()
+    node_losses: tuple[NodeLoss, ...] = ()
+    boots: tuple[Outage, ...] = ()
+    """Replicas that would become ready meanwhile crash instead."""
+    routers: tuple[Outage, ...] = ()
+    """The operator reaches no router. They themselves go on with what they know, fences too."""
+    metrics: tuple[Outage, ...] = ()
+    """Prometheus does not answer."""
+    restarts: tuple[float, ...] = ()
+    """Another process takes over from the operator, which knows no more than status tells."""
+
+
+def is_out(outages: tuple[Outage, ...], now: float) -> bool:
+    """Whether one of the outages is on."""
+    return any(outage.begin <= now < outage.end for outage in outages)
+
+
+@dataclass(frozen=True, slots=True)
+class SpecChange:
+    """The user edits the cluster while it runs: budget, bounds, behaviour. Router and engines keep what they began with."""
+
+    at: float
+    spec: ClusterSpec
+    """Of a newer generation, and of the same revision and shapes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +150,7 @@ class Scenario:
     faults: Faults = field(default_factory=Faults)
     network: Network = CONTEXT_FIRST
     operations: Operations = field(default_factory=Operations)
+    changes: tuple[SpecChange, ...] = ()
     nodes: tuple[NodeGroup, ...] = ()
     """Empty: the nodes always have room, and the operator does not see them."""
     max_queue_seconds: float = MAX_QUEUE_SECONDS

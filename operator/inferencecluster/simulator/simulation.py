@@ -91,6 +91,7 @@ class Simulation:
             self.replicas,
             self.counters,
             window_seconds=scenario.operations.metrics_window_seconds,
+            faults=scenario.faults,
         )
         self.operator = Operator(scenario, self.events, self.replicas, observer, policy)
         self.operator.on_decision = self._decided
