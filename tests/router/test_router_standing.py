@@ -19,6 +19,7 @@ from tests.router.harness import (
 from tests.router.scripted_engine import GENERATION, Behaviour
 
 from inferencecluster.adapters.clock import SystemClock
+from inferencecluster.adapters.promql import FLOWS, ROUTER_PREFIX
 from inferencecluster.router.configuration import read_configuration
 from inferencecluster.router.process import RouterProcess, Sources
 from inferencecluster.router.sources import ReplicaListener
@@ -52,6 +53,23 @@ async def test_metrics_name_everything_that_the_operator_reads() -> None:
     assert value("queue_requests") == value("queue_tokens") == value("queue_head_age_seconds") == 0
     assert value("in_flight", replica="p0", pool="prefill", phase="prefill") == 0
     assert value("kv_transfers", replica="p0") == 0
+
+
+async def test_prometheus_and_the_operator_are_told_of_the_same_arrivals() -> None:
+    """Pools do not shrink while the two disagree: requests that are wrong must not look like load."""
+    async with running_router(PAIR) as router:
+        await router.complete()
+        for _ in range(5):
+            assert (await router.complete(prompt=None)).status == 400
+        text = (await router.get("/metrics")).body.decode()
+        told = (await router.state())["totals"]
+
+    counted = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert counted[ROUTER_PREFIX + FLOWS["requests"]] == told["requests"] == 1
 
 
 async def test_an_idle_router_has_its_series_already() -> None:

@@ -30,8 +30,6 @@ MOST_POINTS: Final = 11_000
 _SHOWN_DETAIL_CHARACTERS: Final = 300
 """An error page of a proxy is not shown whole."""
 
-# What arrived, not what ended: a queue would move requests into later steps.
-_REQUIRED: Final = MappingProxyType(dict(FLOWS) | {"requests": "arrivals_total"})
 _OPTIONAL: Final = MappingProxyType(
     {
         "prefilled_prompt_tokens": "prefilled_prompt_tokens_total",
@@ -82,7 +80,7 @@ def build_range_query(*, namespace: str, cluster: str, step_seconds: int) -> str
     selector = f'{{namespace="{namespace}",cluster="{cluster}"}}[{step_seconds}s]'
     return " or ".join(
         named(name, f"sum(increase({ROUTER_PREFIX}{counter}{selector}))")
-        for name, counter in (_REQUIRED | _OPTIONAL).items()
+        for name, counter in (FLOWS | _OPTIONAL).items()
     )
 
 
@@ -99,10 +97,10 @@ def flows_of(answer: Iterable[RangeSeries], asked: TimeRange) -> tuple[Flow | Mi
 
 
 def _flow(values: Mapping[str, float], seconds: int) -> Flow | Missing:
-    absent = [counter for name, counter in _REQUIRED.items() if name not in values]
+    absent = [counter for name, counter in FLOWS.items() if name not in values]
     if absent:
         return Missing("NoSeries", f"{ROUTER_PREFIX}{absent[0]}")
-    known = {name: value for name, value in values.items() if name in _REQUIRED or name in _OPTIONAL}
+    known = {name: value for name, value in values.items() if name in FLOWS or name in _OPTIONAL}
     return Flow(seconds=float(seconds), **known)
 
 

@@ -18,7 +18,7 @@ FLOWS: Final = MappingProxyType(
         "completed_output_tokens": "completed_output_tokens_total",
     }
 )
-"""Field of `Flow` -> counter of the routers, without `ROUTER_PREFIX`."""
+"""Field of `Flow` -> counter of the routers, without `ROUTER_PREFIX`. What was refused or wrong never arrived."""
 
 
 def named(name: str, expression: str) -> str:
