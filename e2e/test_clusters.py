@@ -7,6 +7,9 @@ of them, so a long one and a short one take turns.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import pytest
 
 from e2e.conftest import ClusterFactory
 from e2e.stack.audit import AuditLog
-from e2e.stack.cluster import GPUS_PER_REPLICA
+from e2e.stack.cluster import GPUS_PER_REPLICA, Cluster
 from e2e.stack.install import RELEASE, SYSTEM_NAMESPACE
 from e2e.stack.router_metrics import requests_by_path
 from e2e.stack.target import StackError, Target
@@ -182,3 +185,25 @@ def test_one_apply_gives_a_serving_cluster_with_honest_status(new_cluster: Clust
     assert (prefill["nodes"], prefill["allocatableGpus"]) == (1, 64)
     pools = cluster.target.get("enginepools", "-n", cluster.name)["items"]
     assert {pool["spec"]["pool"] for pool in pools} == {"prefill", "decode", "mixed"}
+    _the_live_commands_see_it(cluster)
+
+
+def _the_live_commands_see_it(cluster: Cluster) -> None:
+    """In this test, since it has a cluster at rest whose sizes are known."""
+    explained = json.loads(_kubectl_ic(cluster, "explain", cluster.name, "--format", "json"))
+    assert {pool["name"]: pool["sizes"]["ready"] for pool in explained["pools"]} == {
+        "prefill": 1,
+        "decode": 1,
+        "mixed": 0,
+    }
+    shown = _kubectl_ic(cluster, "top", cluster.name)
+    assert "0 requests held" in shown, "routers are read through the API server"
+    assert "note:" not in shown
+
+
+def _kubectl_ic(cluster: Cluster, *words: str) -> str:
+    command = [sys.executable, "-m", "inferencecluster.cli", *words, "--namespace", cluster.name]
+    environment = os.environ | {"KUBECONFIG": str(cluster.target.kubeconfig)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
