@@ -191,7 +191,7 @@ def test_one_apply_gives_a_serving_cluster_with_honest_status(new_cluster: Clust
 def _the_live_commands_see_it(cluster: Cluster) -> None:
     """In this test, since it has a cluster at rest whose sizes are known."""
     explained = json.loads(_kubectl_ic(cluster, "explain", cluster.name, "--format", "json"))
-    assert {pool["name"]: pool["sizes"]["ready"] for pool in explained["pools"]} == {
+    assert {pool["sizes"]["name"]: pool["sizes"]["ready"] for pool in explained["pools"]} == {
         "prefill": 1,
         "decode": 1,
         "mixed": 0,

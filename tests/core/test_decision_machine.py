@@ -133,7 +133,7 @@ class Operator(RuleBasedStateMachine):
         refenced = {name: replace(item, fenced_at=None) for name, item in self.world.replicas.items()}
         assert refenced == {name: replace(item, fenced_at=None) for name, item in once.items()}
 
-    @rule(rate=st.sampled_from([0.0, 1.0, 8.0, 30.0]))
+    @rule(rate=st.sampled_from([0.0, 5.0, 40.0, 200.0]))
     def demand_changes(self, rate: float) -> None:
         self.rate = rate
 
