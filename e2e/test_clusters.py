@@ -197,7 +197,7 @@ def _the_live_commands_see_it(cluster: Cluster) -> None:
         "mixed": 0,
     }
     shown = _kubectl_ic(cluster, "top", cluster.name)
-    assert "0 requests held" in shown, "routers are read through the API server"
+    assert "queue 0 tokens" in shown, "routers are read through the API server"
     assert "note:" not in shown
 
 
