@@ -34,6 +34,9 @@ from inferencecluster.core.observation import Refusal
 from inferencecluster.core.spec import ClusterSpec
 from inferencecluster.core.status import DecisionRecord
 
+pytestmark = pytest.mark.timeout(300)
+"""Thousands of cases: on cores that others use, too, they take minutes."""
+
 LOOKS_TO_SETTLE = 300
 """Enough for every drain deadline (20 looks), back-off (60) and startup deadline (10) in a row."""
 

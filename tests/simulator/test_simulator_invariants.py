@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.invariants import Witness, cases, is_at_rest, the_fleet_is_as_decided
@@ -37,6 +38,9 @@ from inferencecluster.simulator.scenario import (
 from inferencecluster.simulator.signals import Signals
 from inferencecluster.simulator.simulation import Simulation
 from inferencecluster.simulator.workload import Request
+
+pytestmark = pytest.mark.timeout(300)
+"""Hundreds of whole runs: on cores that others use, too, they take minutes."""
 
 MEMORY_TOKENS: Final = 12_000
 SEQUENCES: Final = 12
