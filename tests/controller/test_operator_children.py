@@ -43,6 +43,40 @@ def test_a_child_that_somebody_changes_is_put_right() -> None:
     run_virtual(scenario())
 
 
+@pytest.mark.parametrize("is_away", [False, True], ids=["operator there", "operator away meanwhile"])
+def test_what_the_user_takes_out_of_the_spec_goes_from_the_children(*, is_away: bool) -> None:
+    async def scenario() -> None:
+        manifest = cluster()
+        manifest["spec"]["router"] = {
+            "nodeSelector": {"pool": "cpu", "zone": "a"},
+            "tolerations": [{"key": "serving", "operator": "Exists"}],
+            "imagePullSecrets": [{"name": "registry"}],
+            "priorityClassName": "serving",
+            "service": {"annotations": {"lb": "internal"}},
+        }
+        world = world_with(manifest)
+
+        def take_out(manifest: Manifest) -> None:
+            manifest["spec"]["router"] = {"nodeSelector": {"pool": "cpu"}}
+
+        async with operating(world):
+            await asyncio.sleep(60)
+            if not is_away:
+                world.server.change("inferenceclusters", "default", NAME, take_out)
+                await asyncio.sleep(5)
+        if is_away:
+            world.server.change("inferenceclusters", "default", NAME, take_out)
+            async with operating(world):
+                await asyncio.sleep(5)
+        deployment = world.server.of_kind("deployments")[f"{NAME}-router"]
+        pod = deployment["spec"]["template"]["spec"]
+        assert pod["nodeSelector"] == {"pool": "cpu"}
+        assert pod.keys().isdisjoint({"tolerations", "imagePullSecrets", "priorityClassName"})
+        assert "lb" not in world.server.of_kind("services")[NAME]["metadata"].get("annotations", {})
+
+    run_virtual(scenario())
+
+
 def test_a_role_binding_to_another_role_is_made_anew_because_roles_cannot_be_changed() -> None:
     async def scenario() -> None:
         world = world_with()

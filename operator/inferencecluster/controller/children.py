@@ -28,6 +28,7 @@ from inferencecluster.adapters.kube_resources import (
 from inferencecluster.adapters.pods import controller_uid
 from inferencecluster.api.inferencecluster import InferenceCluster
 from inferencecluster.api.names import (
+    ANNOTATION_RENDERED,
     API_VERSION,
     CLUSTER_KIND,
     COMPONENT_ENGINE,
@@ -56,6 +57,8 @@ CHILD_KINDS: Final = (
     SERVICES,
 )
 """Kinds whose changes make a cluster's children worth comparing again."""
+
+_DIGITS: Final = 16
 
 _logger = logging.getLogger(__name__)
 
@@ -200,6 +203,7 @@ class Children:
                 await self._delete(config)
 
     async def _settle(self, manifest: Manifest, cluster: InferenceCluster, memo: ChildMemo) -> None:
+        manifest = _marked(manifest)
         child = await self._look(manifest, cluster, memo)
         if child is None:
             return
@@ -272,6 +276,13 @@ class Children:
 
 def _is_owned(observed: Manifest, cluster: InferenceCluster) -> bool:
     return controller_uid(observed["metadata"], CLUSTER_KIND) == cluster.metadata.uid
+
+
+def _marked(manifest: Manifest) -> Manifest:
+    """With its digest: a field that is rendered no more is no difference, and yet has to go."""
+    metadata = manifest["metadata"]
+    annotations = {**(metadata.get("annotations") or {}), ANNOTATION_RENDERED: _digest(manifest)[:_DIGITS]}
+    return {**manifest, "metadata": {**metadata, "annotations": annotations}}
 
 
 def _identity(manifest: Manifest) -> tuple[str, str]:
