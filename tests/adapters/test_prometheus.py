@@ -261,6 +261,7 @@ async def test_an_instant_vector_is_read_at_the_time_that_was_asked_for() -> Non
         pytest.param({"status": "success"}, 200, id="no data"),
         pytest.param({"data": {"result": [{"metric": {}}]}}, 200, id="no value"),
         pytest.param({"data": {"result": [{"metric": {}, "value": [1, "x"]}]}}, 200, id="no number"),
+        pytest.param({"data": {"result": [{"metric": "up", "value": [1, "2"]}]}}, 200, id="no labels"),
     ],
 )
 async def test_an_answer_that_is_no_vector_is_an_outage(body: object, status: int) -> None:

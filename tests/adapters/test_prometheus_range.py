@@ -119,6 +119,18 @@ def test_a_range_of_more_points_than_prometheus_answers_takes_several_queries() 
             "the answer is no matrix",
             id="no number",
         ),
+        pytest.param(
+            200,
+            '{"data": {"result": [{"metric": {}, "values": [[NaN, "1"]]}]}}',
+            "the answer is no matrix",
+            id="no time",
+        ),
+        pytest.param(
+            200,
+            '{"data": {"result": [{"metric": "up", "values": [[1, "1"]]}]}}',
+            "the answer is no matrix",
+            id="no labels",
+        ),
     ],
 )
 def test_an_answer_that_cannot_be_used_is_unavailable_in_few_words(

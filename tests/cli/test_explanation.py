@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.cli.living_cluster import NOW, around, living_world, manifest, reading
 from tests.fakes.apiserver import Manifest
 
+from inferencecluster.api.names import ANNOTATION_KV_CAPACITY
 from inferencecluster.cli.cluster_reading import reading_of
 from inferencecluster.cli.explanation import explain
 from inferencecluster.cli.explanation_text import document, render
@@ -309,3 +310,28 @@ def test_whatever_stands_in_place_of_a_field_the_rest_is_explained(data: st.Data
     explanation = explain(reading_of(cluster), NOTHING, now=NOW)
     assert "InferenceCluster default/demo" in render(explanation, now=NOW, width=80)
     assert document(explanation)["cluster"]["name"] == "demo"
+
+
+@pytest.mark.parametrize(
+    "written", ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00"]
+)
+def test_a_moment_that_no_calendar_has_is_not_told(written: str) -> None:
+    decisions = [{**item, "time": written} for item in manifest()["status"]["decisions"]]
+    conditions = [
+        {**item, "status": "Unknown", "lastTransitionTime": written}
+        for item in manifest()["status"]["conditions"]
+    ]
+    text = render(
+        explain(reading(decisions=decisions, conditions=conditions), around(), now=NOW), now=NOW, width=None
+    )
+    assert "(? ago)" in text
+    assert "9999" not in text
+
+
+def test_an_absurd_memory_of_a_pod_is_not_told() -> None:
+    server = living_world()
+    for pod in server.of_kind("pods").values():
+        pod["metadata"].setdefault("annotations", {})[ANNOTATION_KV_CAPACITY] = "9" * 5000
+    pods = around(server).pods
+    assert not isinstance(pods, Missing)
+    assert {home.kv_capacity_tokens for home in pods.homes.values()} == {None}

@@ -121,6 +121,8 @@ def test_the_limits_of_requests_reach_the_router(
     )
     assert (values["IC_PREFILL_SECONDS"], values["IC_FIRST_TOKEN_SECONDS"]) == seconds
     assert configuration.bodies.most_bytes == body <= configuration.bodies.reading_bytes
+    # A client that sends the largest body at 280 kB/s is waited for.
+    assert configuration.bodies.seconds >= body / 280_000
 
 
 def test_routers_go_where_the_user_wants_them_and_pull_with_the_users_secrets(

@@ -16,7 +16,7 @@ from requests.adapters import Retry
 
 from inferencecluster.adapters.clock import Clock
 from inferencecluster.adapters.informer import ObjectKey
-from inferencecluster.adapters.promql import FLOWS, ROUTER_PREFIX, SIGNAL, named
+from inferencecluster.adapters.promql import FLOWS, ROUTER_PREFIX, SIGNAL, labels_of, named
 from inferencecluster.core.errors import MetricsUnavailable
 from inferencecluster.core.fleet import PoolName
 from inferencecluster.core.missing import Missing
@@ -70,7 +70,7 @@ class PrometheusSource:
         except (requests.RequestException, PrometheusApiClientException, TimeoutError) as error:
             detail = str(error) or type(error).__name__
             raise MetricsUnavailable(source=f"Prometheus {self._url}", detail=detail) from error
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise MetricsUnavailable(
                 source=f"Prometheus {self._url}", detail=f"the answer is no instant vector: {error!r}"
             ) from error
@@ -86,7 +86,7 @@ class PrometheusSource:
 
 
 def _series(element: Mapping[str, Any]) -> Series:
-    return Series(element["metric"], float(element["value"][1]))
+    return Series(labels_of(element), float(element["value"][1]))
 
 
 def build_query(percentiles: Collection[int], *, window_seconds: int) -> str:

@@ -18,7 +18,7 @@ import requests
 from prometheus_api_client import PrometheusApiClientException, PrometheusConnect
 from requests.adapters import Retry
 
-from inferencecluster.adapters.promql import FLOWS, ROUTER_PREFIX, SIGNAL, named
+from inferencecluster.adapters.promql import FLOWS, ROUTER_PREFIX, SIGNAL, labels_of, named
 from inferencecluster.core.errors import MetricsUnavailable
 from inferencecluster.core.missing import Missing
 from inferencecluster.core.observation import Flow
@@ -150,6 +150,8 @@ def _no_matrix(url: str) -> MetricsUnavailable:
 
 
 def _series(element: Mapping[str, Any]) -> RangeSeries:
-    return RangeSeries(
-        labels=element["metric"], points=[(float(time), float(value)) for time, value in element["values"]]
-    )
+    """Raises `LookupError`, `TypeError`, `ValueError` and `AttributeError` where it is none."""
+    points = [(float(time), float(value)) for time, value in element["values"]]
+    if not all(math.isfinite(time) for time, _ in points):
+        raise ValueError("a time is no number")
+    return RangeSeries(labels_of(element), points)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 ROUTER_PREFIX: Final = "inferencecluster_router_"
 """Of every metric that routers export."""
@@ -24,3 +25,8 @@ FLOWS: Final = MappingProxyType(
 def named(name: str, expression: str) -> str:
     """The expression, its series labelled with what they are."""
     return f'label_replace({expression}, "{SIGNAL}", "{name}", "", "")'
+
+
+def labels_of(element: Mapping[str, Any]) -> Mapping[str, str]:
+    """Labels of one element of an answer; raises `LookupError` and `AttributeError` where it has none."""
+    return {str(name): str(value) for name, value in element["metric"].items()}

@@ -21,6 +21,8 @@ BUSY_SHARE: Final = "busyShare"
 _NORMAL: Final = {kind.value: status.value for kind, status in NORMAL.items()}
 _MANY: Final = 2**31
 """Counts of Kubernetes are 32 bits wide: what is larger is none."""
+_LATEST: Final = 1e11
+"""The year 5138: no calendar has the moments some years after the last date that can be written."""
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\s]+")
 """Messages may be anybody's: none of them moves the cursor of a terminal."""
 
@@ -270,9 +272,10 @@ def text(value: Any) -> str:
 def moment(value: Any) -> float | None:
     """Unix seconds; None when absent, or no time."""
     try:
-        return unix_seconds(value)
+        seconds = unix_seconds(value)
     except (TypeError, ValueError):
         return None
+    return seconds if 0.0 <= seconds <= _LATEST else None
 
 
 def _count(value: Any) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from inferencecluster.adapters.informer import ObjectKey
 from inferencecluster.adapters.kube_resources import Manifest
@@ -12,6 +13,9 @@ from inferencecluster.adapters.pods import ClusterPod, EnginePod, RouterPod, pro
 from inferencecluster.api.names import ANNOTATION_KV_CAPACITY
 from inferencecluster.cli.live_traffic import Home
 from inferencecluster.core.missing import Missing
+
+_MOST_DIGITS: Final = 15
+"""More tokens than any memory holds; Python itself refuses numbers of some thousand digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,4 +59,4 @@ def _cluster_pods(entries: Sequence[tuple[Manifest, ClusterPod]]) -> ClusterPods
 
 def _kv_capacity(pod: Manifest) -> int | None:
     written = (pod["metadata"].get("annotations") or {}).get(ANNOTATION_KV_CAPACITY, "")
-    return int(written) if written.isdecimal() else None
+    return int(written) if written.isdecimal() and len(written) <= _MOST_DIGITS else None

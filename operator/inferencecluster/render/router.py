@@ -22,6 +22,9 @@ _ENDING_SECONDS: Final = 60
 _REQUESTS: Final = {"cpu": "100m", "memory": "128Mi"}
 _FIRST_TOKEN_SECONDS: Final = 120
 """A KV transfer and a full batch in front."""
+_BODY_SECONDS: Final = 30
+_BODY_MEBIBYTES: Final = 8
+"""280 kB/s are enough for a body of any size that is allowed."""
 _KEPT_REVISIONS: Final = 2
 """ReplicaSets of the last rollouts, for `kubectl rollout undo`."""
 
@@ -195,6 +198,7 @@ def _limits(router: Router) -> list[Manifest]:
         "IC_PREFILL_SECONDS": router.prefill_timeout_seconds,
         "IC_FIRST_TOKEN_SECONDS": first_token,
         "IC_MAX_BODY_BYTES": router.max_body_megabytes << 20,
+        "IC_BODY_SECONDS": max(_BODY_SECONDS, _BODY_SECONDS * router.max_body_megabytes // _BODY_MEBIBYTES),
     }
     return [{"name": name, "value": str(value)} for name, value in values.items()]
 
