@@ -163,6 +163,20 @@ async def test_a_prompt_that_takes_too_long_does_not_eject_its_replica_and_two_d
         assert entry.ejected
 
 
+async def test_a_whole_request_has_the_time_that_its_prompt_may_take() -> None:
+    patience = {"IC_FIRST_TOKEN_SECONDS": "0.05", "IC_PREFILL_SECONDS": "30"}
+    async with running_router({"m0": "mixed"}, environment=patience) as router:
+        gate = asyncio.Event()
+        router.engines["m0"].script(WHOLE, Behaviour(gate=gate))
+        task = asyncio.create_task(router.complete(stream=True))
+        await asyncio.sleep(0.2)
+        gate.set()
+        reply = await task
+
+    assert reply.status == 200
+    assert router.engines["m0"].kinds() == [WHOLE]
+
+
 BROKEN = [
     pytest.param(Behaviour(tokens=5, reset_after=2), 2, "", id="connection cut"),
     pytest.param(Behaviour(tokens=3, ends_short=True), 3, "without [DONE]", id="ends without DONE"),

@@ -20,8 +20,6 @@ _NOTICE_SECONDS: Final = 5
 """Until kube-proxy and load balancers have dropped the endpoint; the router accepts requests meanwhile."""
 _ENDING_SECONDS: Final = 60
 _REQUESTS: Final = {"cpu": "100m", "memory": "128Mi"}
-_FIRST_TOKEN_SECONDS: Final = 120
-"""A KV transfer and a full batch in front."""
 _BODY_SECONDS: Final = 30
 _BODY_MEBIBYTES: Final = 8
 """280 kB/s are enough for a body of any size that is allowed."""
@@ -192,11 +190,9 @@ def _container(cluster: InferenceCluster, platform: Platform) -> Manifest:
 
 
 def _limits(router: Router) -> list[Manifest]:
-    """Those that a user may set. The first event of a whole request waits for its prompt, too."""
-    first_token = max(router.prefill_timeout_seconds, _FIRST_TOKEN_SECONDS)
+    """Those that a user may set."""
     values = {
         "IC_PREFILL_SECONDS": router.prefill_timeout_seconds,
-        "IC_FIRST_TOKEN_SECONDS": first_token,
         "IC_MAX_BODY_BYTES": router.max_body_megabytes << 20,
         "IC_BODY_SECONDS": max(_BODY_SECONDS, _BODY_SECONDS * router.max_body_megabytes // _BODY_MEBIBYTES),
     }

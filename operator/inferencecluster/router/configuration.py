@@ -71,7 +71,7 @@ PREFILL: Final = Number(
 )
 FIRST_TOKEN: Final = Number(
     "IC_FIRST_TOKEN_SECONDS",
-    "seconds to the first event of a stream, its KV transfer included",
+    "seconds to the first event of a stream, its KV transfer included; of a whole request no less than IC_PREFILL_SECONDS",
     default=_PATIENCE.first_token_seconds,
 )
 SILENCE: Final = Number(

@@ -133,14 +133,17 @@ class Exchange:
     async def _attempt(self, assignment: Assignment) -> web.StreamResponse:
         request = self._visit.request
         if assignment.path is not PathKind.DISAGGREGATED:
-            return await self._generate(assignment, whole_request(request), phase="whole")
+            seconds = self._visit.services.patience.whole_seconds
+            return await self._generate(assignment, whole_request(request), phase="whole", seconds=seconds)
         context = await self._prefill(assignment)
         if not request.stream:
             # The prefill engine made it; of a stream it counts when the client gets it.
             self._visit.first_token()
         if context.finished:
             return await answer_from_context(self._visit, context)
-        return await self._generate(assignment, generation_request(request, context), phase="decode")
+        seconds = self._visit.services.patience.first_token_seconds
+        body = generation_request(request, context)
+        return await self._generate(assignment, body, phase="decode", seconds=seconds)
 
     async def _prefill(self, assignment: Assignment) -> ContextAnswer:
         visit = self._visit
@@ -164,12 +167,15 @@ class Exchange:
         assignment.prefill_ended(context.prompt_tokens or sum(visit.prompt_tokens))
         return context
 
-    async def _generate(self, assignment: Assignment, body: bytes, *, phase: str) -> web.StreamResponse:
-        patience = self._visit.services.patience
+    async def _generate(
+        self, assignment: Assignment, body: bytes, *, phase: str, seconds: float
+    ) -> web.StreamResponse:
+        """`seconds`: until the first event of a stream must be there."""
         if self._visit.request.stream:
-            call = self._call(assignment.last, body, phase=phase, seconds=patience.first_token_seconds)
+            call = self._call(assignment.last, body, phase=phase, seconds=seconds)
             return await answer_as_stream(self._visit, assignment, call)
-        call = self._call(assignment.last, body, phase=phase, seconds=patience.answer_seconds)
+        answer_seconds = self._visit.services.patience.answer_seconds
+        call = self._call(assignment.last, body, phase=phase, seconds=answer_seconds)
         return await answer_in_one_piece(self._visit, assignment, call)
 
     def _call(self, entry: Entry, body: bytes, *, phase: str, seconds: float) -> Call:

@@ -34,6 +34,11 @@ class Patience:
     attempts: int = 3
     """Two failures in a row on different engines are an accident; more are the request, or an outage."""
 
+    @property
+    def whole_seconds(self) -> float:
+        """To the first event of a whole request, which waits for its prompt, too."""
+        return max(self.prefill_seconds, self.first_token_seconds)
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
